@@ -1,0 +1,29 @@
+"""Errors that a user can do something about.
+
+A message is one sentence that names the file, the value and the remedy. Commands print it without a traceback and
+exit with status 2; in a notebook it is an ordinary exception.
+"""
+
+
+class InputError(Exception):
+    """Something in the user's input or set-up is wrong, and the message says what and how to mend it."""
+
+
+class FileFormatError(InputError):
+    """A file is missing, is not FITS, is truncated or lacks what is needed from it."""
+
+
+class KernelError(InputError):
+    """A SPICE kernel that is needed is missing or does not cover the date."""
+
+
+class DataRootError(InputError):
+    """The data root holds no data that this pipeline can use."""
+
+
+class OptionError(InputError):
+    """An option has a name or a value that is not known."""
+
+
+class CrdsError(InputError):
+    """The CRDS set-up is incomplete, or reference files can't be found."""

@@ -1,0 +1,212 @@
+"""What the exposures in a data root are: read from their headers, checked, told apart and grouped.
+
+In: the headers of `stage0/*_uncal.fits` (or of what was made from them). Out: `Exposure` records, and their grouping
+into science, background and leakcal (imprint) exposures, dithers and mosaic tiles. Nothing is decided by file names.
+Keywords as in the JWST keyword dictionary.
+"""
+
+import warnings
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from astropy.io import fits
+
+from errors import DataRootError, FileFormatError
+
+FITS_BLOCK = 2880
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """One exposure of one detector, as its header tells."""
+
+    path: Path
+    instrument: str
+    detector: str
+    exposure_type: str
+    channel: str
+    band: str
+    filter: str
+    grating: str
+    dither: int
+    observation: str
+    visit: str
+    activity: str
+    exposure_number: str
+    groups: int
+    is_imprint: bool
+    is_background: bool
+    target: str
+
+    @property
+    def setting(self) -> tuple[str, ...]:
+        """What must agree for exposures to be combined: (CHANNEL, BAND) of MIRI, (FILTER, GRATING) of NIRSpec."""
+        return (self.channel, self.band) if self.instrument == "MIRI" else (self.filter, self.grating)
+
+    @property
+    def mode(self) -> tuple[str, ...]:
+        """What a background or leakcal exposure must share with the science exposure it serves."""
+        return self.instrument, self.channel, self.band, self.detector, self.filter, self.grating
+
+    @property
+    def name(self) -> str:
+        """File name without the product suffix: `jw01247330001_02101_00001_mirifushort`."""
+        return self.path.name.rpartition("_")[0]
+
+
+def read_exposure(path: Path) -> Exposure:
+    """Read the header of one exposure.
+
+    Raises
+    ------
+    FileFormatError
+        If the file is not FITS or its header lacks what tells the observing mode.
+    """
+    try:
+        with open(path, "rb") as stream:
+            header = fits.Header.fromfile(stream)
+        if "SIMPLE" not in header:
+            raise OSError("no SIMPLE card")
+    except (OSError, ValueError, IndexError, KeyError) as error:
+        raise FileFormatError(f"{path} is not a FITS file ({error}): download it again or remove it.") from error
+    missing = [key for key in ("TELESCOP", "INSTRUME", "DETECTOR", "EXP_TYPE", "NGROUPS") if key not in header]
+    if missing:
+        raise FileFormatError(
+            f"{path} is not a JWST exposure (its header lacks {', '.join(missing)}): remove it from the folder."
+        )
+
+    def text(key: str) -> str:
+        return str(header.get(key) or "N/A").strip().upper()
+
+    return Exposure(
+        path=path,
+        instrument=text("INSTRUME"),
+        detector=text("DETECTOR"),
+        exposure_type=text("EXP_TYPE"),
+        channel=text("CHANNEL"),
+        band=text("BAND"),
+        filter=text("FILTER"),
+        grating=text("GRATING"),
+        dither=int(header.get("PATT_NUM") or 1),
+        observation=text("OBSERVTN"),
+        visit=text("VISIT"),
+        activity=text("ACT_ID"),
+        exposure_number=text("EXPOSURE"),
+        groups=int(header["NGROUPS"]),
+        is_imprint=bool(header.get("IS_IMPRT", False)),
+        is_background=bool(header.get("BKGDTARG", False)),
+        target=str(header.get("TARGPROP") or header.get("TARGNAME") or "").strip(),
+    )
+
+
+def check_complete(path: Path) -> None:
+    """Compare a FITS file's size with what its headers announce.
+
+    Raises
+    ------
+    FileFormatError
+        If the file is shorter than its headers say.
+    """
+    size = path.stat().st_size
+    try:
+        # Opened here, since astropy leaves a file that it can't make sense of open.
+        with open(path, "rb") as stream, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            hdul = fits.open(stream, lazy_load_hdus=False)
+            expected = max(info["datLoc"] + info["datSpan"] for info in (hdu.fileinfo() for hdu in hdul))
+            names = {hdu.name for hdu in hdul}
+    except (OSError, ValueError, TypeError, IndexError, KeyError) as error:
+        raise FileFormatError(f"{path} is not a readable FITS file ({error}): download it again.") from error
+    if size < expected or size % FITS_BLOCK:
+        raise FileFormatError(
+            f"{path} is truncated ({size} bytes of at least {max(expected, size)}): download it again or remove it."
+        )
+    if "SCI" not in names:
+        raise FileFormatError(f"{path} has no SCI extension (it is cut short or is no exposure): download it again.")
+
+
+def find_exposures(directory: Path, suffix: str) -> tuple[list[Exposure], list[FileFormatError]]:
+    """Read every `*_{suffix}.fits` in a directory.
+
+    Returns
+    -------
+    exposures : list of Exposure
+        In order of their names.
+    errors : list of FileFormatError
+        One for each file that could not be read.
+
+    Raises
+    ------
+    DataRootError
+        If the directory is missing or holds no such file.
+    """
+    if not directory.is_dir():
+        raise DataRootError(f"{directory} does not exist: put the '*_{suffix}.fits' files there.")
+    paths = sorted(directory.glob(f"*_{suffix}.fits"))
+    if not paths:
+        raise DataRootError(f"{directory} holds no '*_{suffix}.fits' file: download them from MAST.")
+    exposures, errors = [], []
+    for path in paths:
+        try:
+            exposures.append(read_exposure(path))
+        except FileFormatError as error:
+            errors.append(error)
+    return exposures, errors
+
+
+@dataclass(frozen=True)
+class ExposureRoles:
+    """The exposures of a root by what they are for."""
+
+    science: list[Exposure]
+    background: list[Exposure]
+    imprint: list[Exposure]
+    left_out: list[Exposure]
+
+    @property
+    def used(self) -> list[Exposure]:
+        """All that are calibrated."""
+        return [*self.science, *self.background, *self.imprint]
+
+
+def sort_by_role(exposures: Iterable[Exposure], exposure_type: str) -> ExposureRoles:
+    """Tell science, dedicated background (BKGDTARG) and leakcal (IS_IMPRT) exposures apart.
+
+    Exposures of another type than `exposure_type` (target acquisition, simultaneous imaging) are left out.
+    """
+    roles = ExposureRoles([], [], [], [])
+    for exposure in exposures:
+        if exposure.exposure_type != exposure_type:
+            roles.left_out.append(exposure)
+        elif exposure.is_imprint:
+            roles.imprint.append(exposure)
+        elif exposure.is_background:
+            roles.background.append(exposure)
+        else:
+            roles.science.append(exposure)
+    return roles
+
+
+def tile_labels(exposures: Sequence[Exposure]) -> dict[Exposure, str]:
+    """The mosaic tile each exposure belongs to: '' where its setting has only one tile, else 'o330v001a01'.
+
+    Within one setting, exposures of different observations or visits are different tiles; where one visit has the same
+    dither position of the same detector more than once under different activities, so are the activities.
+    """
+    by_visit = defaultdict(list)
+    for exposure in exposures:
+        by_visit[exposure.setting, exposure.observation, exposure.visit].append(exposure)
+    tiles: dict[Exposure, str] = {}
+    for (_, observation, visit), members in by_visit.items():
+        activities = defaultdict(set)
+        for exposure in members:
+            activities[exposure.dither, exposure.detector].add(exposure.activity)
+        split = any(len(found) > 1 for found in activities.values())
+        for exposure in members:
+            tiles[exposure] = f"o{observation}v{visit}" + (f"a{exposure.activity}" if split else "")
+    labels_of_setting = defaultdict(set)
+    for exposure, label in tiles.items():
+        labels_of_setting[exposure.setting].add(label.lower())
+    return {e: label.lower() if len(labels_of_setting[e.setting]) > 1 else "" for e, label in tiles.items()}
