@@ -1,0 +1,253 @@
+"""What is done: one record a task, keyed by everything its result depends on.
+
+The key of a task is a hash of the function's name, the text of the module it is in, its arguments, the versions it
+names and the content of its inputs. A task is done if its record has that key and its outputs still have the content
+that is recorded. Paths are written relative to the root, so a root that is copied or moved stays done.
+
+Hashing a file's content means reading it, so hashes are remembered with the file's size, time of modification, time of
+change and inode. A file in which all four are the same is taken to be the same; a copied file is read once.
+"""
+
+import hashlib
+import importlib.util
+import json
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from files import PARTIAL_PREFIX
+from pipeline.plan import PlanError, Task, plain_value, relative_name
+
+FORMAT = 1
+RECORD_NAMES = {"key", "outputs", "seconds", "facts", "notes", "warnings"}
+BLOCK_BYTES = 1 << 20
+
+Signature = tuple[int, int, int, int]
+
+
+def file_signature(path: str | os.PathLike) -> Signature:
+    """Size, time of modification, time of change [ns] and inode of a file; raises OSError where there is none."""
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+
+
+def file_digest(path: str | os.PathLike) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb", buffering=0) as stream:
+        while block := stream.read(BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON whole or not at all.
+
+    Unlike `files.written_whole` it does not wait for the disk: there is one such file a task, and what a power cut
+    leaves of it is recognised as no record.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f"{PARTIAL_PREFIX}{os.getpid()}-{secrets.token_hex(6)}"
+    try:
+        temporary.write_text(json.dumps(content, default=plain_fact), encoding="utf-8")
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def plain_fact(value: Any) -> Any:
+    """What JSON can not hold as it is: NumPy values as numbers and lists, everything else as text."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+class ContentHashes:
+    """Hashes of file contents, remembered from run to run in `logs/hashes.json`.
+
+    Parameters
+    ----------
+    root
+        The data root.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._path = root / "logs" / "hashes.json"
+        self._changed = False
+        self._known: dict[str, tuple[Signature, str]] = {}
+        # A damaged file only costs reading the data files once more.
+        with suppress(OSError, ValueError, TypeError, AttributeError):
+            content = json.loads(self._path.read_text(encoding="utf-8"))
+            self._known = {name: (tuple(signature), str(digest)) for name, (signature, digest) in content.items()}
+
+    def known(self, path: Path) -> tuple[Signature, str] | None:
+        """Signature and hash of the file as it is now, or None if it would have to be read."""
+        entry = self._known.get(relative_name(path, self._root))
+        return entry if entry is not None and entry[0] == file_signature(path) else None
+
+    def digest(self, path: Path) -> str:
+        """Hash of the file's content, read only if it is not known. Raises OSError."""
+        entry = self.known(path)
+        if entry is None:
+            entry = (file_signature(path), file_digest(path))
+            self.remember(path, entry)
+        return entry[1]
+
+    def remember(self, path: Path, entry: tuple[Signature, str]) -> None:
+        """Take a hash that was made elsewhere."""
+        self._known[relative_name(path, self._root)] = entry
+        self._changed = True
+
+    def save(self) -> None:
+        """Write the hashes to disk if there are new ones. Raises OSError."""
+        if self._changed:
+            write_json(self._path, self._known)
+            self._changed = False
+
+
+@lru_cache(maxsize=64)
+def _digest_of_source(origin: str, signature: Signature) -> str:
+    return file_digest(origin)
+
+
+def source_digest(function: str) -> str:
+    """Hash of the text of the module that `module:function` is in, found without importing it.
+
+    Raises
+    ------
+    PlanError
+        If there is no such module.
+    """
+    module = function.split(":")[0]
+    try:
+        origin = getattr(importlib.util.find_spec(module), "origin", None)
+    except (ImportError, ValueError):
+        origin = None
+    if origin is None:
+        raise PlanError(f"There is no module {module!r}, which the function {function!r} should be in.")
+    # Built-in modules have no file; the Python version would be part of `versions`.
+    return _digest_of_source(origin, file_signature(origin)) if os.path.isfile(origin) else origin
+
+
+def task_key(task: Task, digests: Mapping[Path, str], missing: Sequence[Path], root: Path) -> str:
+    """Hash of everything the result of a task depends on.
+
+    Parameters
+    ----------
+    task
+        The task without the inputs that were dropped.
+    digests
+        Content hash of each input.
+    missing
+        The inputs that were dropped.
+    root
+        The data root.
+    """
+    content = {
+        "format": FORMAT,
+        "function": task.function,
+        "source": source_digest(task.function),
+        "arguments": plain_value(task.arguments, root),
+        "versions": task.versions,
+        "inputs": [(relative_name(path, root), digests[path]) for path in task.inputs],
+        "outputs": [relative_name(path, root) for path in task.outputs],
+        "missing": [relative_name(path, root) for path in missing],
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+class Records:
+    """The records of a root, in `logs/records/`, one file a task, named by its first output.
+
+    Parameters
+    ----------
+    root
+        The data root.
+    hashes
+        What is known about its files.
+    """
+
+    def __init__(self, root: Path, hashes: ContentHashes) -> None:
+        self._root = root
+        self._hashes = hashes
+        self._directory = root / "logs" / "records"
+
+    def path(self, task: Task) -> Path:
+        """Where the record of a task is."""
+        name = relative_name(task.outputs[0], self._root)
+        # The hash keeps files of one name in different directories apart.
+        return self._directory / f"{task.outputs[0].name[-150:]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}.json"
+
+    def read(self, task: Task) -> dict[str, Any] | None:
+        """The record of a task, or None if there is none.
+
+        Raises
+        ------
+        ValueError
+            If there is one that can not be read.
+        """
+        try:
+            content = json.loads(self.path(task).read_bytes())
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise ValueError(f"the record {self.path(task)} can not be read ({error.strerror})") from None
+        except ValueError:
+            raise ValueError(f"the record {self.path(task)} is damaged") from None
+        if not (isinstance(content, dict) and content.keys() >= RECORD_NAMES):
+            raise ValueError(f"the record {self.path(task)} is damaged")
+        return content
+
+    def find(self, task: Task, missing: Sequence[Path] = ()) -> dict[str, Any] | None:
+        """The record of a task if it is done: made from the same, and with its outputs as they were recorded.
+
+        Parameters
+        ----------
+        task
+            The task without the inputs that were dropped.
+        missing
+            These.
+
+        Raises
+        ------
+        ValueError
+            If its record can not be read.
+        OSError
+            If an input can not be read.
+        """
+        record = self.read(task)
+        if record is None:
+            return None
+        digests = {path: self._hashes.digest(path) for path in task.inputs}
+        if record["key"] != task_key(task, digests, missing, self._root):
+            return None
+        recorded = record["outputs"]
+        try:
+            same = all(recorded[relative_name(path, self._root)] == self._hashes.digest(path) for path in task.outputs)
+        except (OSError, KeyError, TypeError):
+            return None
+        return record if same else None
+
+    def write(
+        self, task: Task, key: str, digests: Mapping[Path, str], outcome: Mapping[str, Any], seconds: float
+    ) -> None:
+        """Record that a task is done; to be called when all its outputs are in place. Raises OSError."""
+        content = {
+            "format": FORMAT,
+            "key": key,
+            "step": task.step,
+            "function": task.function,
+            "outputs": {relative_name(path, self._root): digests[path] for path in task.outputs},
+            "seconds": round(seconds, 3),
+            **outcome,
+        }
+        write_json(self.path(task), content)
+
+    def remove(self, task: Task) -> None:
+        """Forget a task. Raises OSError."""
+        self.path(task).unlink(missing_ok=True)
