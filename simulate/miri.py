@@ -1,0 +1,259 @@
+"""A simulated MIRI/MRS observation: raw ramps, reference files, kernels and truth in one directory.
+
+OUT/stage0/*_uncal.fits     raw exposures, as the archive has them
+OUT/crds/                   CRDS cache for the real `jwst`
+OUT/kernels/                SPICE kernels
+OUT/truth/                  scene.json, observation.json; per exposure a .json (pointing) and a .npz (images)
+OUT/environment.sh          sets CRDS and kernel paths: `. OUT/environment.sh`
+
+from simulate.miri import simulate_miri
+simulate_miri("demo", target="saturn", dithers=4)
+"""
+
+import json
+import os
+import shlex
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import fields
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from errors import InputError, OptionError
+from files import written_whole
+from simulate.crds_cache import CONTEXT, SERVER_URL
+from simulate.mrs_plan import DETECTOR_OF_NAME, Exposure, Settings, check_settings, plan_exposures
+
+DESCRIPTION = Path("truth") / "observation.json"
+
+
+def simulate_miri(
+    out: str | Path,
+    *,
+    jobs: int | None = None,
+    if_needed: bool = False,
+    report: Callable[[str], None] = lambda line: None,
+    **settings: Any,
+) -> Path:
+    """Simulate a MIRI/MRS observation of a solar-system body.
+
+    Parameters
+    ----------
+    out
+        Directory to fill; files of the same names in it are replaced.
+    jobs
+        Number of processes; default: one per core.
+    if_needed
+        Do nothing where the same observation is already complete.
+    report
+        Called with a line of text about each part that is made.
+    **settings
+        See `simulate.mrs_plan.Settings`; sequences may be lists, directories strings.
+
+    Returns
+    -------
+    Path
+        `out`.
+
+    Raises
+    ------
+    InputError
+        If a setting is not possible, with one sentence that says why.
+    """
+    root = Path(out).expanduser().resolve()
+    checked = make_settings(**settings)
+    exposures = plan_exposures(checked)
+    if jobs is not None and jobs < 1:
+        raise OptionError(f"--jobs {jobs} must be 1 or more.")
+    if root.exists() and not root.is_dir():
+        raise InputError(f"{root} is a file: name a directory for the observation.")
+    if if_needed and _is_complete(root, checked, exposures):
+        report(f"{root}: complete, nothing to do")
+        return root
+    _check_geometry(checked, exposures)
+    (root / DESCRIPTION).unlink(missing_ok=True)
+    for directory in ("stage0", "truth"):
+        (root / directory).mkdir(parents=True, exist_ok=True)
+    kernels = _prepare_kernels(root, checked, exposures)
+    scene = _make_scene(checked, kernels)
+    _write_json(root / "truth" / "scene.json", scene.describe())
+    report(f"kernels/  {checked.target} and JWST" if checked.kernels is None else f"kernels of {kernels}")
+    parts: list[tuple[Callable[..., Path], tuple]] = [
+        (_expose, (root, checked, exposure, kernels, len(exposures))) for exposure in exposures
+    ]
+    parts.append((_write_cache, (root, checked)))
+    for path in _run(parts, min(jobs or os.cpu_count() or 1, len(parts))):
+        report(f"{path.relative_to(root)}  {_size(path)}")
+    _write_environment(root, kernels)
+    _write_json(root / DESCRIPTION, {"settings": checked.describe(), "exposures": [e.name for e in exposures]})
+    report(f"truth/  what went in; start with '. {shlex.quote(str(root / 'environment.sh'))}'")
+    return root
+
+
+def make_settings(**values: Any) -> Settings:
+    """Settings from loosely typed values, checked.
+
+    Raises
+    ------
+    InputError
+        If a name or value is not possible.
+    """
+    from astropy.time import Time
+
+    known = {item.name for item in fields(Settings)}
+    for name in values:
+        if name not in known:
+            raise OptionError(f"{name!r} is not a setting: the settings are {', '.join(sorted(known))}.")
+    for name in ("bands", "detectors"):
+        if name in values:
+            given = values[name]
+            parts = given.split(",") if isinstance(given, str) else given
+            values[name] = tuple(part.strip().lower() for part in parts if part.strip())
+    for name in ("geometry", "kernels"):
+        if values.get(name) is not None:
+            values[name] = Path(values[name]).expanduser().resolve()
+    if "pointing_error" in values:
+        values["pointing_error"] = tuple(float(part) for part in values["pointing_error"])
+        if len(values["pointing_error"]) != 2:
+            raise OptionError("--pointing_error needs two numbers, east and north in arcsec: '0.35,-0.2'.")
+    settings = Settings(**values)
+    try:
+        start = Time(settings.start, scale="utc")
+    except ValueError as error:
+        raise OptionError(f"--start {settings.start!r} is not a date: write it like '2022-11-13T10:00:00'.") from error
+    if not 1990 < start.decimalyear < 2050:
+        raise OptionError(f"--start {settings.start!r} must lie in 1990-2050.")
+    check_settings(settings)
+    return settings
+
+
+def _check_geometry(settings: Settings, exposures: Iterable[Exposure]) -> None:
+    if settings.geometry is not None:
+        from simulate.mrs_optics import geometry_files
+
+        for detector, band in sorted({(exposure.detector, exposure.band) for exposure in exposures}):
+            geometry_files(settings.geometry, detector, band)
+
+
+def _prepare_kernels(root: Path, settings: Settings, exposures: list[Exposure]) -> Path:
+    """The directory of kernels to use; our own are written."""
+    from simulate.headers import exposure_times
+    from simulate.kernels import write_kernels
+
+    first, last = exposure_times(settings, exposures[0])[0], exposure_times(settings, exposures[-1])[2]
+    if settings.kernels is None:
+        write_kernels(root / "kernels", first.isot, last.isot, settings.target)
+        return root / "kernels"
+    from spiceypy.utils.exceptions import SpiceyError
+
+    from simulate.headers import Ephemeris
+
+    scene = _make_scene(settings, settings.kernels)
+    try:
+        for time in (first, last):
+            scene.snapshot(time.isot)
+            with _loaded(settings.kernels):
+                import spiceypy as spice
+
+                Ephemeris.at(spice.str2et(time.isot))
+    except (SpiceyError, FileNotFoundError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"--kernels {settings.kernels} do not give {settings.target} and JWST at {first.isot} ({reason}): "
+            "add what is missing or leave the option out."
+        ) from error
+    return settings.kernels
+
+
+def _loaded(kernels: Path):
+    from simulate.kernels import furnish
+
+    return furnish(kernels)
+
+
+def _make_scene(settings: Settings, kernels: Path):
+    from simulate.mrs_exposure import AMPLITUDE
+    from simulate.scene import Scene
+
+    return Scene(settings.target, kernels, seed=settings.seed, amplitude=AMPLITUDE * settings.scale)
+
+
+def _expose(root: Path, settings: Settings, exposure: Exposure, kernels: Path, total_exposures: int) -> Path:
+    from simulate.mrs_exposure import simulate_exposure
+
+    return simulate_exposure(root, settings, exposure, _make_scene(settings, kernels), total_exposures)
+
+
+def _write_cache(root: Path, settings: Settings) -> Path:
+    from simulate.mrs_calibration import build_calibration
+    from simulate.mrs_optics import get_optics
+    from simulate.mrs_references import write_reference_files
+
+    def all_settings():
+        for detector in settings.detectors:
+            for band in settings.bands:
+                optics = get_optics(DETECTOR_OF_NAME[detector], band.upper(), settings.geometry)
+                yield optics, build_calibration(optics, settings.stripes, settings.residual_fringes)
+
+    write_reference_files(root / "crds", all_settings(), groups=settings.groups)
+    return root / "crds"
+
+
+def _run(parts: list[tuple[Callable[..., Path], tuple]], jobs: int) -> Iterable[Path]:
+    """Do the parts, in `jobs` processes if there are several, and yield what each made."""
+    if jobs == 1:
+        for function, arguments in parts:
+            yield function(*arguments)
+        return
+    # Spawned, not forked: threads of numerical libraries do not survive a fork.
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_use_one_thread) as pool:
+        futures = [pool.submit(function, *arguments) for function, arguments in parts]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        finally:
+            for future in futures:
+                future.cancel()
+
+
+def _use_one_thread() -> None:
+    """Keep linear algebra to one thread: the processes fill the cores."""
+    import numpy  # noqa: F401  (its libraries must be loaded to be limited)
+    from threadpoolctl import threadpool_limits
+
+    threadpool_limits(1)
+
+
+def _write_environment(root: Path, kernels: Path) -> None:
+    variables = {
+        "CRDS_PATH": str(root / "crds"),
+        "CRDS_CONTEXT": CONTEXT,
+        "CRDS_SERVER_URL": SERVER_URL,
+        "PLANETMAPPER_KERNEL_PATH": str(kernels),
+    }
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
+    with written_whole(root / "environment.sh") as temporary:
+        temporary.write_text("\n".join(["# Use the simulated observatory: . environment.sh", *lines, ""]))
+
+
+def _is_complete(root: Path, settings: Settings, exposures: list[Exposure]) -> bool:
+    try:
+        description = json.loads((root / DESCRIPTION).read_text())
+    except (OSError, ValueError):
+        return False
+    expected = [root / "environment.sh", root / "crds" / "mappings" / "jwst" / CONTEXT]
+    expected += [root / "stage0" / f"{exposure.name}_uncal.fits" for exposure in exposures]
+    if settings.kernels is None:
+        expected.append(root / "kernels")
+    return description.get("settings") == settings.describe() and all(path.exists() for path in expected)
+
+
+def _write_json(path: Path, content: Any) -> None:
+    with written_whole(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _size(path: Path) -> str:
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return f"{sum(file.stat().st_size for file in files) / 1e6:.1f} MB"

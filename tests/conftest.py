@@ -1,0 +1,88 @@
+"""What the tests share: a simulated observation of Saturn, made and reduced once, and ways to run the commands."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SHARED_DATA = ROOT.parent / "shared" / "data"
+
+
+@dataclass(frozen=True)
+class Observation:
+    """A data root with its environment (CRDS cache, kernels) and what the command that reduced it said."""
+
+    root: Path
+    environment: dict[str, str]
+    output: str = ""
+    status: int = 0
+
+    def copy(self, destination: Path) -> "Observation":
+        """The same root somewhere else; reference files and kernels stay where they are."""
+        ignore = shutil.ignore_patterns("crds", "kernels", "truth")
+        shutil.copytree(self.root, destination, ignore=ignore)
+        return Observation(destination, self.environment)
+
+
+def run(*arguments, environment=None, **options) -> subprocess.CompletedProcess:
+    """Run a command of the project as a user would, from another directory."""
+    command = [sys.executable, *map(str, arguments)]
+    if command[1] != "-m":
+        command[1] = str(ROOT / command[1])
+    python_path = {"PYTHONPATH": str(ROOT)} if command[1] == "-m" else {}
+    return subprocess.run(
+        command,
+        env={**os.environ, **(environment or {}), **python_path},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=900,
+        **options,
+    )
+
+
+def read_environment(script: Path) -> dict[str, str]:
+    """The variables that an `environment.sh` exports."""
+    exports = re.findall(r"^export (\w+)=(.*)$", script.read_text(), re.MULTILINE)
+    return {name: shlex.split(value)[0] for name, value in exports}
+
+
+def simulate(root: Path, *flags) -> Observation:
+    """Simulate an observation in `root`."""
+    made = run("-m", "simulate", "miri", root, *flags)
+    assert made.returncode == 0, made.stdout + made.stderr
+    return Observation(root, read_environment(root / "environment.sh"))
+
+
+def reduce(observation: Observation, *flags) -> Observation:
+    """Run the MIRI pipeline on it."""
+    result = run("miri_pipeline.py", observation.root, *flags, environment=observation.environment)
+    return Observation(observation.root, observation.environment, result.stdout + result.stderr, result.returncode)
+
+
+def pytest_addoption(parser) -> None:
+    parser.addoption(
+        "--observation", type=Path, help="root of a default simulated observation to use instead of making one"
+    )
+
+
+@pytest.fixture(scope="session")
+def raw_observation(tmp_path_factory, request) -> Observation:
+    """The default observation: Saturn near its northern limb, four dithers of bands 1A and 2A, not yet reduced."""
+    given = request.config.getoption("--observation")
+    if given:
+        return Observation(given, read_environment(given / "environment.sh"))
+    return simulate(tmp_path_factory.mktemp("saturn") / "data")
+
+
+@pytest.fixture(scope="session")
+def observation(raw_observation) -> Observation:
+    """The default observation, reduced from ramps to plots. Tests must not change it: `copy` it."""
+    return reduce(raw_observation, "--parallel")
