@@ -1,0 +1,337 @@
+"""Stages 1-3 of the `jwst` package as file functions: ramps to rates, rates to calibrated exposures, these to cubes.
+
+In: `*_uncal.fits`, `*_rate.fits` or `*_cal.fits` of JWST integral-field exposures. Out: the next product, and beside it
+the association it was made from. Every run of `jwst` works in a temporary directory, and what it made is moved into
+place when it is complete. The reference files must be in the CRDS cache: `prefetch_references` puts them there.
+
+Reference: Bushouse et al., JWST calibration pipeline, 10.5281/zenodo.6984365; https://jwst-pipeline.readthedocs.io.
+"""
+
+import ast
+import difflib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from astropy.io import fits
+
+from errors import CrdsError, OptionError
+from files import temporary_directory, written_whole
+from observations import check_complete
+
+PIPELINES = {"stage1": "Detector1Pipeline", "stage2": "Spec2Pipeline", "stage3": "Spec3Pipeline"}
+StepParameters = Mapping[str, Mapping[str, Any]]
+
+
+def run_stage1(path_in: Path, path_out: Path, *, steps: StepParameters | None = None) -> dict[str, Any]:
+    """Fit the ramps of one exposure: `*_uncal.fits` to `*_rate.fits` (DN/s) with `Detector1Pipeline`.
+
+    Parameters
+    ----------
+    path_in, path_out
+        Raw exposure and rate image.
+    steps
+        Parameters of the pipeline's steps: {'jump': {'rejection_threshold': 5.0}}.
+
+    Returns
+    -------
+    dict
+        Facts for the run's log.
+
+    Raises
+    ------
+    FileFormatError
+        If the input is damaged.
+    """
+    check_complete(path_in)
+    with temporary_directory(path_out.parent) as directory:
+        _run_jwst("stage1", path_in, directory, steps)
+        return _deliver(directory, [path_out])
+
+
+def run_stage2(
+    path_in: Path,
+    path_out: Path,
+    *,
+    backgrounds: Sequence[Path] = (),
+    imprints: Sequence[Path] = (),
+    steps: StepParameters | None = None,
+) -> dict[str, Any]:
+    """Calibrate one exposure: `*_rate.fits` to `*_cal.fits` (MJy/sr) with `Spec2Pipeline`.
+
+    Parameters
+    ----------
+    path_in, path_out
+        Rate image and calibrated exposure. The association is written beside `path_out`.
+    backgrounds, imprints
+        Rate images of background and leakcal exposures, subtracted by `jwst`.
+    steps
+        Parameters of the pipeline's steps.
+    """
+    members = [(path_in, "science")]
+    members += [(path, "background") for path in backgrounds] + [(path, "imprint") for path in imprints]
+    product = path_out.name.removesuffix("_cal.fits")
+    association = Association(f"{product}_spec2_asn.json", "spec2", "DMSLevel2bBase", product, members)
+    with temporary_directory(path_out.parent) as directory:
+        _run_jwst("stage2", association.write(directory, absolute=True), directory, steps)
+        association.write(path_out.parent)
+        return _deliver(directory, [path_out])
+
+
+def run_stage3(
+    paths_in: Sequence[Path],
+    paths_out: Sequence[Path],
+    *,
+    product: str,
+    steps: StepParameters | None = None,
+    missing: Sequence[Path] = (),
+) -> dict[str, Any]:
+    """Build the cubes of one setting: `*_cal.fits` to `*_s3d.fits` with `Spec3Pipeline`.
+
+    Parameters
+    ----------
+    paths_in
+        Calibrated exposures that go into the cubes.
+    paths_out
+        The cubes `{product}_{band}_s3d.fits` that the setting gives. The association is written beside them.
+    product
+        First part of the cubes' names.
+    steps
+        Parameters of the pipeline's steps.
+    missing
+        Exposures that should have been in `paths_in` but could not be made; the cubes' headers name them.
+    """
+    directory_out = paths_out[0].parent
+    setting = paths_out[0].name.removeprefix(f"{product}_").removesuffix("_s3d.fits")
+    members = [(path, "science") for path in paths_in]
+    association = Association(f"{product}_{setting}_spec3_asn.json", "spec3", "DMS_Level3_Base", product, members)
+    with temporary_directory(directory_out) as directory:
+        _run_jwst("stage3", association.write(directory, absolute=True), directory, steps)
+        association.write(directory_out)
+        _finish_cubes(directory, paths_in, missing)
+        facts = _deliver(directory, paths_out)
+    if missing:
+        names = ", ".join(path.name for path in missing)
+        facts["warnings"] = [f"{directory_out.name}/{product}_{setting}: made without {names}"]
+    return facts
+
+
+@dataclass(frozen=True)
+class Association:
+    """A `jwst` association of one product.
+
+    Attributes
+    ----------
+    name
+        File name.
+    kind, rule
+        `asn_type` and `asn_rule`.
+    product
+        Name of the product.
+    members
+        Each file with its `exptype`.
+    """
+
+    name: str
+    kind: str
+    rule: str
+    product: str
+    members: Sequence[tuple[Path, str]]
+
+    def write(self, directory: Path, absolute: bool = False) -> Path:
+        """Write it; members are named relative to `directory`, so that a root can be moved, or absolutely.
+
+        `jwst` itself is given absolute names, since its stage 2 takes relative ones from the current directory.
+        """
+        members = [
+            {"expname": str(path.resolve()) if absolute else os.path.relpath(path, directory), "exptype": kind}
+            for path, kind in self.members
+        ]
+        content = {
+            "asn_type": self.kind,
+            "asn_rule": self.rule,
+            "asn_pool": "none",
+            "asn_id": "a0001",
+            "program": "noprogram",
+            "products": [{"name": self.product, "members": members}],
+        }
+        path = directory / self.name
+        with written_whole(path) as temporary:
+            temporary.write_text(json.dumps(content, indent=4) + "\n")
+        return path
+
+
+def _run_jwst(stage: str, path_in: Path, output_directory: Path, steps: StepParameters | None) -> None:
+    try:
+        _pipeline(stage).call(
+            str(path_in),
+            output_dir=str(output_directory),
+            save_results=True,
+            steps={name: dict(parameters) for name, parameters in (steps or {}).items()},
+            # The engine keeps the log; `jwst` must not set up handlers of its own.
+            configure_log=False,
+        )
+    except RuntimeError as error:
+        # Stage 2 puts whole tracebacks into its message; what happened is in the last line.
+        lines = str(error).strip().splitlines()
+        if len(lines) > 1:
+            raise RuntimeError(lines[-1]) from error
+        raise
+
+
+def _finish_cubes(directory: Path, paths_in: Sequence[Path], missing: Sequence[Path]) -> None:
+    """Note in each cube what it was made of."""
+    for path in directory.glob("*_s3d.fits"):
+        with fits.open(path, mode="update", memmap=False) as hdul:
+            header = hdul[0].header
+            header["NEXPCUBE"] = (len(paths_in), "number of exposures in this cube")
+            for number, absent in enumerate(missing, start=1):
+                header[f"MISSING{number}"] = (absent.name, "exposure that could not be used")
+
+
+def _deliver(directory: Path, paths_out: Sequence[Path]) -> dict[str, Any]:
+    """Move what `jwst` made from its temporary directory beside the outputs, these last and all of them."""
+    made = {path.name: path for path in directory.iterdir() if path.is_file()}
+    absent = [path.name for path in paths_out if path.name not in made]
+    if absent:
+        found = ", ".join(sorted(made)) or "nothing"
+        raise RuntimeError(f"jwst did not make {', '.join(absent)} but {found}: see the log for the step that gave up.")
+    wanted = {path.name for path in paths_out}
+    for name, path in made.items():
+        if name not in wanted and name.endswith("_x1d.fits"):
+            shutil.move(path, paths_out[0].parent / name)
+    for path in paths_out:
+        os.replace(made[path.name], path)
+    return {}
+
+
+def check_step_parameters(stage: str, steps: StepParameters) -> None:
+    """Refuse names of steps or parameters that the installed `jwst` does not know, before any work.
+
+    Raises
+    ------
+    OptionError
+        Naming the nearest name that is known.
+    """
+    known_steps = _pipeline(stage).load_spec_file()["steps"]
+    for step, parameters in steps.items():
+        if step not in known_steps:
+            raise OptionError(_unknown(f"--step_kwargs {stage}", step, known_steps, f"a step of {PIPELINES[stage]}"))
+        if not isinstance(parameters, Mapping):
+            raise OptionError(
+                f'--step_kwargs {stage}: {step} needs its parameters as an object, {{"{step}": {{"skip": true}}}}, '
+                f"not {parameters!r}."
+            )
+        for name in parameters:
+            if name not in known_steps[step]:
+                where = f"--step_kwargs {stage} {step}"
+                raise OptionError(_unknown(where, name, known_steps[step], f"a parameter of {step}"))
+
+
+def _unknown(where: str, name: str, known: Iterable[str], what: str) -> str:
+    nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=0)
+    return f"{where}: {name!r} is not {what}; did you mean {nearest[0]!r}?"
+
+
+def check_crds_environment() -> None:
+    """Refuse to start where CRDS has not been set up.
+
+    Raises
+    ------
+    CrdsError
+    """
+    path = os.environ.get("CRDS_PATH")
+    if not path:
+        raise CrdsError(
+            "CRDS_PATH is not set: name a folder for the calibration reference files, for example "
+            "'export CRDS_PATH=~/crds_cache CRDS_SERVER_URL=https://jwst-crds.stsci.edu'."
+        )
+    if not os.environ.get("CRDS_SERVER_URL") and not (Path(path).expanduser() / "config").is_dir():
+        raise CrdsError(
+            f"CRDS_SERVER_URL is not set and CRDS_PATH={path} holds no cache: 'export "
+            "CRDS_SERVER_URL=https://jwst-crds.stsci.edu' lets the reference files be downloaded."
+        )
+
+
+def prefetch_references(exposures: Mapping[Path, Mapping[str, StepParameters]]) -> list[str]:
+    """Look up the reference files of exposures in CRDS and fetch those that are not in the cache, one after the other.
+
+    Parameters
+    ----------
+    exposures
+        For each file (of any stage; its header selects the references) the stages that it will go through, with the
+        parameters of their steps: references of skipped steps are not asked for.
+
+    Returns
+    -------
+    list of str
+        A sentence for each exposure whose references could not be found.
+
+    Raises
+    ------
+    CrdsError
+        If they could be found for none, or CRDS has not been set up.
+    """
+    check_crds_environment()
+    from stdatamodels.jwst import datamodels
+    from stpipe import crds_client
+
+    problems = []
+    for path, stages in exposures.items():
+        try:
+            with datamodels.open(path) as model:
+                for stage, steps in stages.items():
+                    pipeline = _pipeline(stage)
+                    pipeline.get_config_from_reference(model)
+                    types = _reference_types(pipeline, steps)
+                    crds_client.get_multiple_reference_paths(model.get_crds_parameters(), types, "jwst")
+        # A wrong CRDS set-up ends in SystemExit; all else belongs to this one file and is met again when it is reduced.
+        except (Exception, SystemExit) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            problems.append(f"{path.name}: no reference files ({reason})")
+    if problems and len(problems) == len(exposures):
+        raise CrdsError(
+            f"CRDS found no reference files with CRDS_PATH={os.environ['CRDS_PATH']}, CRDS_SERVER_URL="
+            f"{os.environ.get('CRDS_SERVER_URL', 'not set')}: {problems[0]}; check both, and the network."
+        )
+    return problems
+
+
+def _pipeline(stage: str) -> type:
+    import jwst.pipeline
+
+    return getattr(jwst.pipeline, PIPELINES[stage])
+
+
+def _reference_types(pipeline: type, steps: StepParameters) -> list[str]:
+    """The reference types that the pipeline will itself ask for: those of the steps that are not skipped."""
+    instance = pipeline()
+    for name, parameters in steps.items():
+        if "skip" in parameters:
+            getattr(instance, name).skip = parameters["skip"]
+    return sorted(set(instance.reference_file_types))
+
+
+def versions() -> dict[str, str]:
+    """What the products of stages 1-3 depend on besides their inputs: the `jwst` version and the CRDS context."""
+    from importlib.metadata import version
+
+    return {"jwst": version("jwst"), "crds_context": crds_context()}
+
+
+def crds_context() -> str:
+    """The CRDS context in force: CRDS_CONTEXT, or the one the cache last heard of from the server."""
+    context = os.environ.get("CRDS_CONTEXT")
+    if context:
+        return context
+    config = Path(os.environ.get("CRDS_PATH", "")).expanduser() / "config" / "jwst" / "server_config"
+    if not config.is_file():
+        return "unknown"
+    try:
+        return str(ast.literal_eval(config.read_text()).get("operational_context", "unknown"))
+    except (ValueError, SyntaxError):
+        return "unknown"

@@ -1,0 +1,266 @@
+"""The main job, by the command line and with the real `jwst`: raw ramps to navigated cubes and plots."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from conftest import ROOT, reduce
+from PIL import Image
+
+BANDS = ("ch1-short", "ch2-short")
+PLACES = ("d1", "d2", "d3", "d4", "combined")
+
+
+def cube_path(root, place, band, suffix="_nav"):
+    return root / "stage3" / place / f"Level3_{band}_s3d{suffix}.fits"
+
+
+def assert_same_data(path, reference):
+    """Every number of two files is the same; headers differ by dates only."""
+    with fits.open(path) as a, fits.open(reference) as b:
+        assert [hdu.name for hdu in a] == [hdu.name for hdu in b]
+        for one, other in zip(a, b, strict=True):
+            if one.name not in ("PRIMARY", "ASDF", "HDRTAB"):
+                np.testing.assert_array_equal(one.data, other.data, err_msg=one.name)
+
+
+def test_all_products_are_made(observation):
+    assert observation.status == 0, observation.output
+    for place in PLACES:
+        for band in BANDS:
+            assert cube_path(observation.root, place, band).is_file()
+            picture = observation.root / f"plots/stage3/{place}/{band[2]}A_Level3_{band}_s3d_nav.png"
+            with Image.open(picture) as image:
+                assert image.size == (1500, 950)
+    log = json.loads((observation.root / "logs" / "run.json").read_text())
+    assert {task["status"] for task in log["tasks"]} <= {"done", "skipped"}
+    assert log["versions"]["jwst"]
+    assert not list(observation.root.rglob(".partial-*"))
+
+
+def test_a_second_run_redoes_nothing(observation):
+    before = {path: path.stat().st_mtime_ns for path in observation.root.glob("stage?/**/*.fits")}
+    start = time.perf_counter()
+    again = reduce(observation, "--parallel")
+    assert time.perf_counter() - start < 10
+    assert again.status == 0, again.output
+    assert {path: path.stat().st_mtime_ns for path in observation.root.glob("stage?/**/*.fits")} == before
+
+
+def test_raw_files_are_not_changed(observation, raw_observation):
+    # The fixture that reduces works on the very files that were simulated; none is newer than the truth made after it.
+    newest = max(path.stat().st_mtime for path in (raw_observation.root / "stage0").iterdir())
+    assert newest <= (observation.root / "logs" / "run.json").stat().st_mtime
+    for path in (raw_observation.root / "stage0").iterdir():
+        assert path.name.endswith("_uncal.fits")
+
+
+def test_cubes_open_in_jwst_without_a_warning(observation):
+    from stdatamodels.jwst import datamodels
+
+    with datamodels.open(cube_path(observation.root, "d1", "ch1-short")) as model:
+        assert isinstance(model, datamodels.IFUCubeModel)
+        assert model.data.ndim == 3
+        assert model.meta.wcs is not None
+
+
+def wait_for(condition, process, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, "the run ended before it could be stopped"
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def start(observation, *flags):
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "miri_pipeline.py"), str(observation.root), *flags],
+        env={**os.environ, **observation.environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def stop(process, how):
+    """Ctrl-C goes to the whole foreground group of a terminal, and so does a dying machine's end."""
+    os.killpg(process.pid, how)
+    process.communicate(timeout=60)
+    return process.returncode
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "kill -9"])
+def test_a_run_stopped_in_stage_1_goes_on_to_the_same_products(observation, tmp_path, how):
+    data = observation.copy(tmp_path / "data")
+    # One dither is enough: what was made of it is removed, the rest of the work is done.
+    (rate,) = (data.root / "stage1").glob("*_00001_*_rate.fits")
+    rate.unlink()
+    flags = ["--end_step", "stage1"]
+    process = start(data, *flags)
+    wait_for(lambda: any((data.root / "stage1").glob(".partial-*")), process)
+    time.sleep(1)
+    status = stop(process, how)
+    assert status == (130 if how == signal.SIGINT else -signal.SIGKILL)
+    assert not rate.exists()
+    finished = reduce(data, *flags)
+    assert finished.status == 0, finished.output
+    assert_same_data(rate, observation.root / "stage1" / rate.name)
+    assert not list(data.root.rglob(".partial-*"))
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "kill -9"])
+def test_a_run_stopped_while_navigating_goes_on_to_the_same_products(observation, tmp_path, how):
+    data = observation.copy(tmp_path / "data")
+    cubes = [cube_path(data.root, place, band) for place in PLACES for band in BANDS]
+    for cube in cubes:
+        cube.unlink()
+    flags = ["--start_step", "navigate", "--end_step", "navigate"]
+    process = start(data, *flags)
+    wait_for(lambda: any(data.root.glob("stage3/*/.partial-*")) or cubes[2].exists(), process)
+    stop(process, how)
+    for cube in cubes:
+        if cube.exists():
+            with fits.open(cube) as hdul:
+                assert "LAT_GRAPHIC" in hdul
+    finished = reduce(data, *flags)
+    assert finished.status == 0, finished.output
+    for cube in cubes:
+        assert_same_data(cube, observation.root / cube.relative_to(data.root))
+    assert not list(data.root.rglob(".partial-*"))
+
+
+def test_a_truncated_exposure_costs_its_dither_and_leaves_the_others(observation, tmp_path):
+    data = observation.copy(tmp_path / "data")
+    (damaged,) = (data.root / "stage0").glob("*_00002_*_uncal.fits")
+    damaged.write_bytes(damaged.read_bytes()[: 2880 * 1000])
+    result = reduce(data, "--parallel", "--end_step", "navigate")
+    assert result.status == 1
+    assert "truncated" in result.output and damaged.name in result.output
+    assert "made without" in result.output
+    assert not (data.root / "stage1" / damaged.name.replace("uncal", "rate")).exists()
+    for band in BANDS:
+        header = fits.getheader(cube_path(data.root, "combined", band))
+        assert header["NEXPCUBE"] == 3
+        assert "_00002_" in header["MISSING1"]
+        assert_same_data(cube_path(data.root, "d1", band), cube_path(observation.root, "d1", band))
+    # Mended, the same command completes the work.
+    shutil.copy(observation.root / "stage0" / damaged.name, damaged)
+    log = json.loads((data.root / "logs" / "run.json").read_text())
+    assert [task["status"] for task in log["tasks"] if task["step"] == "stage1"].count("failed") == 1
+
+
+# --- bad input ------------------------------------------------------------------------------------------------------
+
+
+def one_sentence(result, *parts):
+    assert result.status == 2, result.output
+    assert "Traceback" not in result.output
+    last = result.output.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    for part in parts:
+        assert part in last
+
+
+@pytest.fixture
+def empty(raw_observation, tmp_path):
+    from dataclasses import replace
+
+    return replace(raw_observation, root=tmp_path)
+
+
+def test_missing_root(empty, tmp_path):
+    from dataclasses import replace
+
+    one_sentence(reduce(replace(empty, root=tmp_path / "nowhere")), "nowhere", "does not exist")
+
+
+def test_missing_stage0(empty):
+    one_sentence(reduce(empty), "stage0")
+
+
+def test_no_raw_files(empty):
+    (empty.root / "stage0").mkdir()
+    one_sentence(reduce(empty), "stage0", "_uncal.fits")
+
+
+def test_not_a_fits_file(empty):
+    (empty.root / "stage0").mkdir()
+    (empty.root / "stage0" / "a_uncal.fits").write_text("no FITS file")
+    one_sentence(reduce(empty), "a_uncal.fits", "not a FITS file")
+
+
+def test_truncated_file(empty, raw_observation):
+    (empty.root / "stage0").mkdir()
+    raw = next((raw_observation.root / "stage0").iterdir())
+    (empty.root / "stage0" / raw.name).write_bytes(raw.read_bytes()[:100_000])
+    one_sentence(reduce(empty), raw.name, "truncated")
+
+
+def test_the_other_instruments_data(empty, raw_observation):
+    (empty.root / "stage0").mkdir()
+    raw = next((raw_observation.root / "stage0").iterdir())
+    with fits.open(raw) as hdul:
+        hdul[0].header["INSTRUME"] = "NIRSPEC"
+        hdul.writeto(empty.root / "stage0" / raw.name)
+    one_sentence(reduce(empty), "NIRSPEC", "nirspec_pipeline.py")
+
+
+@pytest.mark.parametrize(
+    ("flags", "parts"),
+    [
+        (["--skip_steps", "navigat"], ["'navigat'", "did you mean 'navigate'"]),
+        (["--start-step", "stage9"], ["'stage9'", "did you mean"]),
+        (["--step_kwargs", "{not json"], ["{not json", "JSON"]),
+        (["--step_kwargs", '{"navgate": {}}'], ["'navgate'", "did you mean 'navigate'"]),
+        (["--step_kwargs", '{"navigate": {"ra_ofset": 1}}'], ["'ra_ofset'", "did you mean 'ra_offset'"]),
+        (["--step_kwargs", '{"stage1": {"jmp": {}}}'], ["'jmp'", "did you mean 'jump'"]),
+        (["--step_kwargs", '{"stage1": {"jump": {"skp": true}}}'], ["'skp'", "did you mean 'skip'"]),
+        (["--parallel", "7"], ["'7'", "fraction"]),
+        (["--cube_build_weighting", "best"], ["'best'", "drizzle"]),
+        (["--background_path", "/nowhere"], ["/nowhere"]),
+    ],
+)
+def test_wrong_options(raw_observation, flags, parts):
+    one_sentence(reduce(raw_observation, *flags), *parts)
+
+
+def test_missing_reference_files(raw_observation, tmp_path):
+    from dataclasses import replace
+
+    (tmp_path / "crds").mkdir()
+    (tmp_path / "stage0").mkdir()
+    raw = next((raw_observation.root / "stage0").iterdir())
+    shutil.copy(raw, tmp_path / "stage0")
+    environment = {**raw_observation.environment, "CRDS_PATH": str(tmp_path / "crds")}
+    one_sentence(reduce(replace(raw_observation, root=tmp_path, environment=environment)), "CRDS", str(tmp_path))
+
+
+def test_missing_kernels(raw_observation, tmp_path):
+    from dataclasses import replace
+
+    environment = {**raw_observation.environment, "PLANETMAPPER_KERNEL_PATH": str(tmp_path / "none")}
+    one_sentence(reduce(replace(raw_observation, environment=environment)), "SPICE kernels", str(tmp_path / "none"))
+
+
+def test_a_full_disk(raw_observation, monkeypatch):
+    from errors import InputError
+    from pipeline import check_disk_space
+
+    with pytest.raises(InputError, match=r"\d+ GB"):
+        check_disk_space(raw_observation.root, 10**18)
+
+
+def test_dry_run_makes_nothing(empty, raw_observation):
+    shutil.copytree(raw_observation.root / "stage0", empty.root / "stage0")
+    result = reduce(empty, "--dry_run")
+    assert result.status == 0
+    assert "stage3/combined/Level3_ch2-short_s3d_nav.fits" in result.output
+    assert sorted(path.name for path in empty.root.iterdir()) == ["stage0"]

@@ -1,0 +1,155 @@
+"""Planning: which files a run makes from which, without running anything."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from test_observations import MRS
+
+from errors import OptionError
+from instrument_pipeline import _steps, select_steps
+from miri_pipeline import MIRI, STEPS, stage1_defaults
+from observations import sort_by_role
+from reduction import Options, Product, plan_steps, starting_products
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    monkeypatch.setenv("PLANETMAPPER_KERNEL_PATH", str(tmp_path))
+    (tmp_path / "leapseconds.tls").touch()
+    (tmp_path / "stage0").mkdir()
+    return tmp_path
+
+
+def observe(root: Path, **changes):
+    """An exposure whose (empty) file exists in `root`."""
+    exposure = replace(MRS, **changes)
+    name = (
+        f"jw01247{exposure.observation}{exposure.visit}_02{exposure.activity}_{exposure.dither:05d}"
+        f"_{exposure.detector.lower()}{'_sky' if exposure.is_background else ''}_uncal.fits"
+    )
+    path = root / "stage0" / name
+    path.touch()
+    return replace(exposure, path=path)
+
+
+def plan(root, exposures, active=STEPS, backgrounds=lambda exposure: [], **options):
+    options = Options(root=root, **options)
+    products = starting_products(sort_by_role(exposures, "MIR_MRS"), "uncal")
+    return plan_steps(_steps(MIRI, options, backgrounds, active), active, products, options)
+
+
+def outputs(tasks, step, root):
+    return sorted(str(path.relative_to(root)) for task in tasks if task.step == step for path in task.outputs)
+
+
+def test_four_dithers_make_their_cubes_and_one_combined(root):
+    tasks = plan(root, [observe(root, dither=n) for n in range(1, 5)])
+    places = ["combined", "d1", "d2", "d3", "d4"]
+    names = ["Level3_ch1-short_s3d", "Level3_ch2-short_s3d"]
+    assert outputs(tasks, "stage3", root) == [f"stage3/{p}/{n}.fits" for p in places for n in names]
+    assert outputs(tasks, "navigate", root) == [f"stage3/{p}/{n}_nav.fits" for p in places for n in names]
+    assert outputs(tasks, "plot", root) == [
+        f"plots/stage3/{p}/{band}A_{n}_nav.png" for p in places for band, n in zip("12", names, strict=True)
+    ]
+    combined = next(task for task in tasks if task.step == "stage3" and len(task.inputs) == 4)
+    assert combined.minimum_inputs == 1
+    singles = [task for task in tasks if task.step == "stage3" and len(task.inputs) == 1]
+    assert all(task.arguments["steps"]["outlier_detection"] == {"skip": True} for task in singles)
+    assert "outlier_detection" not in combined.arguments["steps"]
+
+
+def test_one_dither_is_not_combined(root):
+    assert not any("combined" in path for path in outputs(plan(root, [observe(root)]), "stage3", root))
+
+
+def test_tiles_do_not_overwrite_one_another(root):
+    exposures = [observe(root, dither=n, observation=o) for o in ("330", "331") for n in (1, 2)]
+    cubes = outputs(plan(root, exposures), "stage3", root)
+    assert len(cubes) == len(set(cubes)) == 2 * 3 * 2
+    assert "stage3/d1/Level3_o331v001_ch1-short_s3d.fits" in cubes
+
+
+@pytest.mark.parametrize(
+    ("background_subtract", "expected"),
+    [(False, ["d1"]), (True, ["d1_bg"]), ("both", ["d1", "d1_bg"])],
+)
+def test_background_variants_have_directories_of_their_own(root, background_subtract, expected):
+    science, sky = observe(root), observe(root, is_background=True, observation="331")
+    rate = root / "stage1" / f"{sky.name}_rate.fits"
+    tasks = plan(
+        root,
+        [science, sky],
+        backgrounds=lambda exposure: [rate],
+        background_subtract=background_subtract,
+    )
+    cubes = outputs(tasks, "stage3", root)
+    assert sorted({Path(path).parts[1] for path in cubes}) == expected
+    assert len([task for task in tasks if task.step == "stage1"]) == 2
+    subtracted = [task for task in tasks if task.step == "stage2" and task.arguments["backgrounds"]]
+    assert all(rate in task.inputs and task.outputs[0].parent.name == "bg" for task in subtracted)
+    assert len(subtracted) == ("d1_bg" in expected)
+
+
+def test_leakcal_is_an_imprint_member_of_its_own_mode_and_dither_and_never_science(root):
+    science = [observe(root, dither=n) for n in (1, 2)]
+    leakcal = [observe(root, dither=n, is_imprint=True, activity="05") for n in (1, 2)]
+    other = observe(root, is_imprint=True, activity="05", band="LONG")
+    tasks = [task for task in plan(root, [*science, *leakcal, other]) if task.step == "stage2"]
+    assert len(tasks) == 2
+    for task, own in zip(tasks, leakcal, strict=True):
+        assert [path.name for path in task.arguments["imprints"]] == [f"{own.name}_rate.fits"]
+
+
+def test_target_acquisition_is_not_reduced(root):
+    exposures = [observe(root), observe(root, exposure_type="MIR_TACQ", detector="MIRIMAGE")]
+    assert len([task for task in plan(root, exposures) if task.step == "stage1"]) == 1
+
+
+def test_stale_files_are_no_inputs(root):
+    stale = root / "stage2" / "jw09999_old_mirifushort_cal.fits"
+    stale.parent.mkdir()
+    stale.touch()
+    tasks = plan(root, [observe(root)])
+    assert all(stale not in task.inputs for task in tasks)
+
+
+def test_a_skipped_step_starves_none_after_it(root):
+    exposure = observe(root)
+    tasks = plan(root, [exposure], active=[s for s in STEPS if s != "navigate"])
+    plotted = [task.inputs[0].name for task in tasks if task.step == "plot"]
+    assert plotted == ["Level3_ch1-short_s3d.fits", "Level3_ch2-short_s3d.fits"]
+    # What the skipped step has made before is newer than what it reads.
+    made = root / "stage3" / "d1" / "Level3_ch1-short_s3d_nav.fits"
+    made.parent.mkdir(parents=True)
+    made.touch()
+    tasks = plan(root, [exposure], active=[s for s in STEPS if s != "navigate"])
+    plotted = [task.inputs[0].name for task in tasks if task.step == "plot"]
+    assert sorted(plotted) == ["Level3_ch1-short_s3d_nav.fits", "Level3_ch2-short_s3d.fits"]
+
+
+def test_the_users_parameters_win_over_the_defaults(root):
+    kwargs = {"stage3": {"cube_build": {"coord_system": "skyalign"}}, "navigate": {"ra_offset": 0.1}}
+    tasks = plan(root, [observe(root)], step_kwargs=kwargs, cube_build_weighting="emsm")
+    cube_build = next(t for t in tasks if t.step == "stage3").arguments["steps"]["cube_build"]
+    assert cube_build == {"output_type": "band", "coord_system": "skyalign", "weighting": "emsm"}
+    assert all(t.arguments["ra_offset"] == 0.1 for t in tasks if t.step == "navigate")
+
+
+def test_short_ramps_keep_all_their_groups():
+    assert set(stage1_defaults(replace(MRS, groups=3))) == {"firstframe", "lastframe", "rscd", "jump"}
+    assert stage1_defaults(replace(MRS, groups=4)) == {}
+
+
+def test_steps_are_chosen_by_name():
+    assert select_steps(STEPS, ["plot"], "stage2", None) == ("stage2", "stage3", "navigate")
+    assert select_steps(STEPS, "plot", end_step="stage1") == ("stage1",)
+    with pytest.raises(OptionError, match="did you mean 'navigate'"):
+        select_steps(STEPS, ["navigat"])
+    with pytest.raises(OptionError, match="nothing to do"):
+        select_steps(STEPS, ["stage1"], end_step="stage1")
+
+
+def test_directory_names_sort_the_variants():
+    product = Product(Path(), "cube", MRS, place="d2", variants=frozenset({"fringe1d", "bg"}))
+    assert product.directory == "d2_bg_fringe1d"

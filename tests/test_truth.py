@@ -1,0 +1,148 @@
+"""The closed loop: what the pipeline makes of simulated ramps is the scene that went in, in the right place."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import SHARED_DATA, reduce, simulate
+from test_end_to_end import BANDS, PLACES, cube_path
+from truth import Comparison, displacement, fit, read_scene
+
+CUBES = [(place, band) for place in PLACES for band in BANDS]
+DITHERS = PLACES[:4]
+POSITION_LIMIT = 0.005  # arcsec
+FLUX_LIMIT = 0.02
+
+
+@pytest.fixture(scope="module")
+def scene(observation):
+    return read_scene(observation.root)
+
+
+@pytest.fixture(scope="module")
+def comparisons(observation):
+    return {key: Comparison.of(cube_path(observation.root, *key)) for key in CUBES}
+
+
+@pytest.fixture(scope="module")
+def displacements(comparisons, scene):
+    return {key: displacement(comparison, scene) for key, comparison in comparisons.items()}
+
+
+@pytest.mark.parametrize("key", CUBES, ids="-".join)
+def test_the_limb_lies_where_navigation_puts_it(displacements, key):
+    found = displacements[key]
+    assert abs(found.across) < POSITION_LIMIT
+    # Along the limb the flat-field stripes, which are the same over whole slices, leave a multiple of the formal error.
+    assert abs(found.along) < np.hypot(POSITION_LIMIT, 4 * found.along_error)
+
+
+def test_the_mean_of_all_dithers_is_in_place_along_the_limb_too(displacements):
+    along = np.array([displacements[key].along for key in CUBES if key[0] in DITHERS])
+    noise = along.std(ddof=1) / np.sqrt(along.size)
+    assert noise < POSITION_LIMIT
+    assert abs(along.mean()) < np.hypot(POSITION_LIMIT, 2 * noise)
+
+
+@pytest.mark.parametrize("key", CUBES, ids="-".join)
+def test_the_flux_of_the_disc_is_right(displacements, key):
+    assert displacements[key].flux_ratio == pytest.approx(1, abs=FLUX_LIMIT)
+
+
+@pytest.mark.parametrize("key", CUBES, ids="-".join)
+def test_every_spaxel_knows_its_longitude_latitude_and_angles(comparisons, scene, key):
+    comparison = comparisons[key]
+    ra, dec = comparison.plane("RA"), comparison.plane("DEC")
+    surface = scene.snapshot(comparison.cube.header["NAVTIME"], wavelength_range=(5, 5.1)).surface(ra, dec)
+    near = comparison.plane("EMISSION") < 60
+    assert near.sum() > 50
+    for name in ("LAT", "LAT_GRAPHIC", "EMISSION", "INCIDENCE", "PHASE"):
+        assert np.abs(comparison.plane(name) - surface[name])[near].max() < 0.01, name
+    # A degree of longitude is short near the pole, which is in the field.
+    shrink = np.cos(np.radians(surface["LAT"]))
+    for name in ("LON", "LON_GRAPHIC"):
+        difference = (comparison.plane(name) - surface[name] + 180) % 360 - 180
+        assert np.abs(difference * shrink)[near].max() < 0.01, name
+    velocity = np.abs(comparison.plane("RADIAL_VELOCITY") - surface["RADIAL_VELOCITY"])
+    assert velocity[near].max() < 0.01
+
+
+def test_belts_and_spots_appear_where_they_are(observation, comparisons, scene):
+    """The belts and spots of the expected image are moved in latitude and longitude until they fit best: not at all."""
+    found = []
+    for band in BANDS:
+        for place in ("d1", "d4"):
+            comparison = comparisons[place, band]
+            expected, *_ = comparison.expected_image(scene)
+            bare, *_ = comparison.expected_image(moved(observation, belts=[], spots=[]))
+            north, *_ = comparison.expected_image(moved(observation, belts=shifted(scene.belts, 0, 1.0)))
+            west, *_ = comparison.expected_image(moved(observation, spots=shifted(scene.spots, 0, 2.0)))
+            templates = [bare, expected - bare, north - expected, west - expected]
+            disc = comparison.used & (comparison.plane("EMISSION") < 75)
+            values, _ = fit(comparison.image, templates, disc)
+            # A degree of longitude is short at the latitude of the spots in the field.
+            change = np.abs(west - expected)[disc]
+            shrink = np.cos(np.radians(np.average(comparison.plane("LAT_GRAPHIC")[disc], weights=change)))
+            found.append([values[2] / values[1], values[3] / values[2], 2 * values[4] / values[2] * shrink])
+    contrast, latitude, longitude = np.mean(found, axis=0)
+    _, *noise = np.std(found, axis=0, ddof=1) / np.sqrt(len(found))
+    assert contrast == pytest.approx(1, abs=0.1)
+    assert abs(latitude) < np.hypot(0.1, 3 * noise[0]) < 0.5
+    assert abs(longitude) < np.hypot(0.1, 3 * noise[1]) < 1
+
+
+def shifted(features, column, step):
+    features = np.array(features)
+    features[:, column] += step
+    return features.tolist()
+
+
+def moved(observation, **changes):
+    return read_scene(observation.root, **changes)
+
+
+def test_lines_are_at_their_barycentric_wavelengths(observation, comparisons, scene):
+    """The expected cube, shifted in wavelength until it fits best: a hundredth of a spectral step at the most."""
+    for band in BANDS:
+        cube = comparisons["d1", band].cube
+        wavelength = cube.wavelength
+        disc = comparisons["d1", band].used & (cube.hdul["EMISSION"].data < 75)
+        ra, dec = cube.hdul["RA"].data[disc], cube.hdul["DEC"].data[disc]
+        snapshot = scene.snapshot(
+            cube.header["NAVTIME"],
+            wavelength_range=(wavelength[0] - 0.01, wavelength[-1] + 0.01),
+            field=(float(ra.mean()), float(dec.mean()), 4.0),
+        )
+        step = wavelength[1] - wavelength[0]
+
+        def spectrum(shift, snapshot=snapshot, ra=ra, dec=dec, wavelength=wavelength):
+            return snapshot.radiance(ra, dec, wavelength[:, None] + shift, frame="barycentric").mean(axis=1)
+
+        expected, slope = spectrum(0), (spectrum(step / 2) - spectrum(-step / 2)) / step
+        # Pixels and planes have a width: the lines are a little broader.
+        curvature = spectrum(step) + spectrum(-step) - 2 * expected
+        measured = np.nanmean(np.where(cube.good, cube.sci, np.nan)[:, disc], axis=1)
+        inside = slice(20, -20)
+        templates = [values[inside] for values in (expected, slope, curvature)]
+        values, _ = fit(measured[inside], templates, np.ones(templates[0].size, bool))
+        assert abs(values[2] / values[1]) < 0.05 * step
+
+
+def test_a_real_geometry_meets_the_same_bounds(tmp_path):
+    """Real distortion and spectral calibration of the MRS, and a planet that lies inside the field: Neptune."""
+    geometry = SHARED_DATA / "mrs_geometry"
+    if not geometry.is_dir():
+        pytest.skip(f"no real MRS geometry in {geometry}")
+    data = simulate(tmp_path / "data", "--target", "neptune", "--dithers", "1", "--geometry", geometry)
+    reduced = reduce(data, "--end_step", "navigate")
+    assert reduced.status == 0, reduced.output
+    scene = read_scene(data.root)
+    for band in BANDS:
+        found = displacement(Comparison.of(cube_path(data.root, "d1", band)), scene)
+        assert np.hypot(found.across, found.along) < np.hypot(POSITION_LIMIT, 3 * found.along_error)
+        assert found.flux_ratio == pytest.approx(1, abs=FLUX_LIMIT)
+
+
+def test_the_log_names_versions_and_times(observation):
+    log = json.loads((observation.root / "logs" / "run.json").read_text())
+    assert all(task["seconds"] > 0 for task in log["tasks"])

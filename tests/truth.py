@@ -1,0 +1,135 @@
+"""Comparing reduced cubes with the simulated scene that went in.
+
+What a spaxel of a cube holds is the scene, blurred by the PSF (in the scene already) and averaged over the detector's
+pixels and slices when it was observed, over pixels and slices again when the cube was drizzled from them, and over the
+spaxel. `expected_image` is that; it does not know the project's navigation, only the RA and Dec of the cube's WCS.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy.ndimage import binary_erosion
+
+from cubes import Cube, celestial_wcs, read_cube, spaxel_scale
+from simulate.scene import Scene
+
+# Pixel along the slice and width of a slice [arcsec] of each channel (Wells et al. 2015, PASP 127, 646).
+PIXELS = {"1": (0.196, 0.177), "2": (0.196, 0.280), "3": (0.245, 0.390), "4": (0.273, 0.656)}
+OVERSAMPLING = 3
+MARGIN = 4
+WAVELENGTH_STEP = 70
+# The outermost slices and pixels are seen in part only: what `jwst` makes of them is no test of the navigation.
+EDGE_SPAXELS = 2
+
+
+def read_scene(root: Path, kernels: Path | None = None, **changes) -> Scene:
+    """The scene of a simulated observation, with some of its parameters changed if wanted."""
+    description = json.loads((root / "truth" / "scene.json").read_text())
+    return Scene.from_description(description | changes, kernels or root / "kernels")
+
+
+@dataclass
+class Comparison:
+    """A cube's image in many planes, and what it should be, on the spaxels in `used`."""
+
+    cube: Cube
+    planes: np.ndarray
+    image: np.ndarray
+    used: np.ndarray
+
+    @classmethod
+    def of(cls, path: Path) -> "Comparison":
+        cube = read_cube(path)
+        planes = np.arange(20, len(cube.wavelength) - 20, WAVELENGTH_STEP)
+        sci = np.where(cube.good[planes], cube.sci[planes], np.nan)
+        seen = np.isfinite(sci).mean(axis=0) > 0.9
+        used = binary_erosion(seen, np.ones((3, 3)), iterations=EDGE_SPAXELS)
+        total, count = np.nansum(sci, axis=0), np.isfinite(sci).sum(axis=0)
+        return cls(cube, planes, total / np.maximum(count, 1), used)
+
+    def expected_image(self, scene: Scene, utc: str | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The image that the scene should give, and its derivatives along x and y [per arcsec], each (y, x)."""
+        header = self.cube.sci_header
+        _, ny, nx = self.cube.shape
+        scale = spaxel_scale(header)
+        x, y = ((np.arange((n + 2 * MARGIN) * OVERSAMPLING) + 0.5) / OVERSAMPLING - 0.5 - MARGIN for n in (nx, ny))
+        ra, dec = celestial_wcs(header).all_pix2world(*np.meshgrid(x, y), 0)
+        wavelength = self.cube.wavelength
+        centre = celestial_wcs(header).all_pix2world((nx - 1) / 2, (ny - 1) / 2, 0)
+        snapshot = scene.snapshot(
+            utc or self.cube.header["NAVTIME"],
+            wavelength_range=(wavelength[0] - 0.01, wavelength[-1] + 0.01),
+            field=(float(centre[0]), float(centre[1]), 0.75 * scale * (max(nx, ny) + 2 * MARGIN)),
+        )
+        image = snapshot.radiance(ra, dec, wavelength[self.planes, None, None], frame="barycentric").mean(axis=0)
+        pixel, slice_width = PIXELS[str(self.cube.header["CHANNEL"])]
+        for width, axis in ((pixel, 1), (pixel, 1), (scale, 1), (slice_width, 0), (slice_width, 0), (scale, 0)):
+            image = running_mean(image, width / scale * OVERSAMPLING, axis)
+        along_y, along_x = np.gradient(image, scale / OVERSAMPLING)
+        centres = (slice(MARGIN * OVERSAMPLING + OVERSAMPLING // 2, -MARGIN * OVERSAMPLING, OVERSAMPLING),) * 2
+        return image[centres], along_x[centres], along_y[centres]
+
+    def plane(self, name: str) -> np.ndarray:
+        """A backplane of the cube."""
+        return self.cube.hdul[name].data
+
+
+def running_mean(values: np.ndarray, width: float, axis: int) -> np.ndarray:
+    """Mean over `width` samples, whole or not, along an axis."""
+    total = np.moveaxis(np.cumsum(np.insert(values, 0, 0, axis=axis), axis=axis), axis, 0)
+    n = values.shape[axis]
+    edges = np.arange(n) + 0.5
+
+    def at(position):
+        position = np.clip(position, 0, n)
+        low = np.minimum(position.astype(int), n - 1)
+        weight = (position - low)[:, None]
+        return total[low] * (1 - weight) + total[low + 1] * weight
+
+    return np.moveaxis((at(edges + width / 2) - at(edges - width / 2)) / width, 0, axis)
+
+
+def fit(image: np.ndarray, templates: list[np.ndarray], used: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Least-squares coefficients of a constant and the templates, with 1-sigma errors from the residuals."""
+    design = np.stack([np.ones(used.sum()), *(template[used] for template in templates)], axis=1)
+    coefficients, *_ = np.linalg.lstsq(design, image[used], rcond=None)
+    residual = image[used] - design @ coefficients
+    variance = residual.var() * len(residual) / (len(residual) - len(coefficients))
+    return coefficients, np.sqrt(np.diag(np.linalg.inv(design.T @ design)) * variance)
+
+
+@dataclass
+class Displacement:
+    """How far a cube's image lies from where it should be across and along the limb [arcsec], and the flux ratio."""
+
+    across: float
+    along: float
+    across_error: float
+    along_error: float
+    background: float
+    flux_ratio: float
+
+
+def displacement(comparison: Comparison, scene: Scene) -> Displacement:
+    """Fit position, flux and background of the expected image to a cube's.
+
+    Across the limb the brightness changes fast, along it slowly: the two are as different in how well they are known.
+    """
+    expected, along_x, along_y = comparison.expected_image(scene)
+    used = comparison.used
+    # The principal axes of the gradients.
+    gradient = np.stack([along_x[used], along_y[used]])
+    _, axes = np.linalg.eigh(gradient @ gradient.T)
+    templates = [axes[0, k] * along_x + axes[1, k] * along_y for k in (1, 0)]
+    values, errors = fit(comparison.image, [expected, *templates], used)
+    disc = used & (comparison.plane("EMISSION") < 60)
+    return Displacement(
+        across=-values[2] / values[1],
+        along=-values[3] / values[1],
+        across_error=errors[2] / values[1],
+        along_error=errors[3] / values[1],
+        background=values[0],
+        flux_ratio=float((comparison.image[disc] - values[0]).sum() / expected[disc].sum()),
+    )
