@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -118,7 +120,7 @@ def run_pipeline(
         **{name: getattr(options, name) for name in _option_names()},
     }
     versions = {"python": sys.version.split()[0], "pipeline": SOFTWARE_VERSION, **jwst_stages.versions()}
-    return run_plan(
+    result = run_plan(
         plan,
         parallel=parallel,
         overwrite=overwrite,
@@ -127,6 +129,26 @@ def run_pipeline(
         versions=versions,
         unusable_inputs=found.unreadable,
     )
+    print(describe_products(plan))
+    return result
+
+
+def describe_products(plan: Plan) -> str:
+    """Where to look: for each step of the plan, where its products lie and how many there are."""
+    rows = []
+    for step in plan.steps:
+        paths = [path for task in plan.tasks if task.step == step for path in task.outputs]
+        counts = Counter(_place(path.relative_to(plan.root)) for path in paths if path.exists())
+        rows += [(place, count, step) for place, count in counts.items()]
+    lines = [f"  {place:<32} {count:>4} by {step}" for place, count, step in rows]
+    return "\n".join([f"in {plan.root}:", *lines, "  logs/run.json, logs/<step>/*.log      what was run, and how"])
+
+
+def _place(path: Path) -> str:
+    """A pattern for files like this one: 'stage3/*/*_s3d_nav.fits'."""
+    product = re.search(r"_(rate|cal|s3d(_\w+)?)\.fits$", path.name)
+    name = f"*{product[0]}" if product else f"*{path.suffix}"
+    return "/".join([path.parts[0], *("*" for _ in path.parts[1:-1]), name])
 
 
 def _option_names() -> list[str]:

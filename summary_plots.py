@@ -29,7 +29,7 @@ IMAGES = 6
 COLOUR_MAP = "cividis"
 SPECTRUM_COLOURS = ("#0072B2", "#D55E00")
 GRID_STEP_DEG = 30
-WIREFRAME_POINTS = 260
+WIREFRAME_POINTS = 200
 # Edges of Saturn's main rings [km]: C, B and A, inner and outer (Cuzzi et al. 2018, ISBN 9781107113824, ch. 3).
 SATURN_RING_EDGES_KM = (74658, 91975, 117507, 122340, 136780)
 
@@ -85,19 +85,21 @@ def plot_cube(cube: Cube, geometry: ObservationGeometry | None = None) -> Figure
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(15, 9.5), layout="constrained")
+    # Places are given, since finding them (constrained layout) would take a third of the whole time.
+    figure = Figure(figsize=(15, 9.5))
     FigureCanvasAgg(figure)
-    top, bottom = figure.subfigures(2, 1, height_ratios=(1.55, 1))
-    sky, spectra = top.subfigures(1, 2, width_ratios=(1, 1.5))
+    sky = figure.add_axes((0.045, 0.42, 0.33, 0.47))
+    spectrum = figure.add_axes((0.45, 0.52, 0.535, 0.37))
+    counts = figure.add_axes((0.45, 0.42, 0.535, 0.085), sharex=spectrum)
     sci = np.where(cube.good, cube.sci, np.nan)
     wavelength = cube.wavelength
     unit = cube.sci_header.get("BUNIT", "")
     images, ranges = range_images(sci, wavelength, IMAGES)
     frame = SkyFrame(cube, geometry)
-    _plot_context(sky.subplots(), frame, summed_image(sci))
-    _plot_spectrum(spectra.subplots(2, 1, sharex=True, height_ratios=(4, 1)), sci, wavelength, unit)
-    _plot_images(bottom, images, ranges, unit, frame)
-    figure.suptitle(_title(cube, geometry), x=0.01, ha="left", fontsize=12)
+    _plot_context(sky, frame, summed_image(sci))
+    _plot_spectrum((spectrum, counts), sci, wavelength, unit)
+    _plot_images(figure, images, ranges, unit, frame)
+    figure.text(0.01, 0.985, _title(cube, geometry), ha="left", va="top", fontsize=12)
     return figure
 
 
@@ -131,23 +133,41 @@ def mean_spectrum(sci: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Returns
     -------
     field, brightest : numpy.ndarray
-        (wavelength,) each; values more than 5 robust sigma from the plane's median of their group do not count. NaN
-        where a plane is empty.
+        (wavelength,) each, without spikes (see `without_spikes`); NaN where a plane is empty.
     """
-    flat = sci.reshape(len(sci), -1)
+    flat = without_spikes(sci).reshape(len(sci), -1)
     order = summed_image(sci).ravel()
     seen = np.flatnonzero(np.isfinite(order))
     if seen.size == 0:
         return np.full(len(sci), np.nan), np.full(len(sci), np.nan)
     brightest = seen[order[seen] >= np.quantile(order[seen], 0.9)]
-    return _clipped_mean(flat[:, seen]), _clipped_mean(flat[:, brightest])
+    return _nanmean(flat[:, seen], axis=1), _nanmean(flat[:, brightest], axis=1)
 
 
-def _clipped_mean(values: np.ndarray) -> np.ndarray:
-    median = _nanmedian(values)
-    deviation = np.abs(values - median[:, None])
-    sigma = 1.4826 * _nanmedian(deviation)
-    return _nanmean(np.where(deviation <= 5 * sigma[:, None], values, np.nan), axis=1)
+def without_spikes(sci: np.ndarray, limit: float = 20.0) -> np.ndarray:
+    """Leave out values that stand out from the two neighbouring planes.
+
+    Parameters
+    ----------
+    sci
+        (wavelength, y, x), NaN where there is no value.
+    limit
+        In units of the spaxel's own scatter about the median of three planes. Spectral lines are broader than that.
+
+    Returns
+    -------
+    numpy.ndarray
+        A copy with NaN for spikes.
+    """
+    if len(sci) < 3:
+        return sci.copy()
+    before, middle, after = sci[:-2], sci[1:-1], sci[2:]
+    median = np.fmax(np.fmin(before, after), np.fmin(np.fmax(before, after), middle))
+    deviation = np.abs(middle - median)
+    scatter = 1.4826 * _nanmedian(np.where(deviation > 0, deviation, np.nan).reshape(len(deviation), -1).T)
+    cleaned = sci.copy()
+    cleaned[1:-1][deviation > limit * scatter.reshape(sci.shape[1:])] = np.nan
+    return cleaned
 
 
 def range_images(sci: np.ndarray, wavelength: np.ndarray, count: int) -> tuple[np.ndarray, list[tuple[float, float]]]:
@@ -228,7 +248,8 @@ class SkyFrame:
 def _title(cube: Cube, geometry: ObservationGeometry | None) -> str:
     header = cube.header
     target = header.get("TARGPROP") or header.get("TARGNAME") or "unknown target"
-    time = str(header.get("DATE-AVG") or header.get("DATE-BEG") or header.get("DATE-OBS") or "")[:19]
+    keys = ("NAVTIME", "DATE-AVG", "DATE-BEG", "DATE-OBS")
+    time = str(next((header[key] for key in keys if header.get(key)), ""))[:19]
     words = [str(target), time.replace("T", " ") + " UTC", str(header.get("INSTRUME", ""))]
     if header.get("INSTRUME") == "MIRI":
         words.append(f"channel {header.get('CHANNEL', '?')} {str(header.get('BAND', '')).lower()}")
@@ -321,6 +342,7 @@ def _plot_spectrum(axes: Sequence[Axes], sci: np.ndarray, wavelength: np.ndarray
     seen = np.isfinite(sci).any(axis=0)
     invalid = (~np.isfinite(sci))[:, seen].sum(axis=1)
     counts.plot(wavelength, invalid, color="0.3", linewidth=0.8, drawstyle="steps-mid")
+    spectrum.tick_params(labelbottom=False)
     counts.set(xlabel="barycentric wavelength [µm]", ylabel="invalid\nspaxels", xlim=(wavelength[0], wavelength[-1]))
     counts.set_ylim(0, max(1, int(seen.sum())))
     counts.text(0.995, 0.9, f"of {int(seen.sum())} in the field", transform=counts.transAxes, ha="right", va="top")
@@ -329,7 +351,8 @@ def _plot_spectrum(axes: Sequence[Axes], sci: np.ndarray, wavelength: np.ndarray
 def _plot_images(
     figure: Any, images: np.ndarray, ranges: Sequence[tuple[float, float]], unit: str, frame: SkyFrame
 ) -> None:
-    axes = np.atleast_1d(figure.subplots(1, len(images), sharex=True, sharey=True))
+    width = 0.148
+    axes = [figure.add_axes((0.04 + number * width, 0.06, width - 0.012, 0.26)) for number in range(len(images))]
     low, high = _stretch(images)
     for number, (ax, image, (first, last)) in enumerate(zip(axes, images, ranges, strict=True)):
         picture = ax.imshow(image, origin="lower", cmap=COLOUR_MAP, vmin=low, vmax=high, interpolation="nearest")
@@ -340,12 +363,14 @@ def _plot_images(
         if number == 0:
             ax.set_ylabel("y [spaxel]")
             _plot_arrows(ax, image.shape, frame)
-    figure.colorbar(picture, ax=list(axes), label=unit, shrink=0.85, pad=0.01)
+        else:
+            ax.tick_params(labelleft=False)
+    figure.colorbar(picture, cax=figure.add_axes((0.935, 0.07, 0.012, 0.24)), label=unit)
 
 
 def _plot_arrows(axes: Axes, shape: tuple[int, int], frame: SkyFrame) -> None:
     ny, nx = shape
-    start = np.array([0.22 * nx, 0.22 * ny])
+    start = np.array([0.28 * nx, 0.28 * ny])
     for vector, label in zip(frame.directions(), ("E", "N"), strict=True):
         end = start + 0.15 * min(nx, ny) * vector
         axes.annotate("", end, start, arrowprops={"arrowstyle": "->", "color": "white", "linewidth": 1.4})
