@@ -13,6 +13,8 @@ simulate_miri("demo", target="saturn", dithers=4)
 import json
 import os
 import shlex
+import shutil
+import warnings
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import fields
@@ -41,7 +43,7 @@ def simulate_miri(
     Parameters
     ----------
     out
-        Directory to fill; files of the same names in it are replaced.
+        Directory to fill; an earlier simulation in it is replaced, other files are left alone.
     jobs
         Number of processes; default: one per core.
     if_needed
@@ -72,9 +74,10 @@ def simulate_miri(
         report(f"{root}: complete, nothing to do")
         return root
     _check_geometry(checked, exposures)
-    (root / DESCRIPTION).unlink(missing_ok=True)
-    for directory in ("stage0", "truth"):
-        (root / directory).mkdir(parents=True, exist_ok=True)
+    _remove_previous(root)
+    description = {"settings": checked.describe(), "exposures": [exposure.name for exposure in exposures]}
+    _write_json(root / DESCRIPTION, description | {"complete": False})
+    (root / "stage0").mkdir(parents=True, exist_ok=True)
     kernels = _prepare_kernels(root, checked, exposures)
     scene = _make_scene(checked, kernels)
     _write_json(root / "truth" / "scene.json", scene.describe())
@@ -86,7 +89,7 @@ def simulate_miri(
     for path in _run(parts, min(jobs or os.cpu_count() or 1, len(parts))):
         report(f"{path.relative_to(root)}  {_size(path)}")
     _write_environment(root, kernels)
-    _write_json(root / DESCRIPTION, {"settings": checked.describe(), "exposures": [e.name for e in exposures]})
+    _write_json(root / DESCRIPTION, description | {"complete": True})
     report(f"truth/  what went in; start with '. {shlex.quote(str(root / 'environment.sh'))}'")
     return root
 
@@ -119,10 +122,13 @@ def make_settings(**values: Any) -> Settings:
             raise OptionError("--pointing_error needs two numbers, east and north in arcsec: '0.35,-0.2'.")
     settings = Settings(**values)
     try:
-        start = Time(settings.start, scale="utc")
+        with warnings.catch_warnings():
+            # ERFA warns of years without leap seconds; those that matter are refused below.
+            warnings.simplefilter("ignore")
+            start = Time(settings.start, scale="utc")
     except ValueError as error:
         raise OptionError(f"--start {settings.start!r} is not a date: write it like '2022-11-13T10:00:00'.") from error
-    if not 1990 < start.decimalyear < 2050:
+    if not 1990 < start.jyear < 2050:
         raise OptionError(f"--start {settings.start!r} must lie in 1990-2050.")
     check_settings(settings)
     return settings
@@ -138,24 +144,20 @@ def _check_geometry(settings: Settings, exposures: Iterable[Exposure]) -> None:
 
 def _prepare_kernels(root: Path, settings: Settings, exposures: list[Exposure]) -> Path:
     """The directory of kernels to use; our own are written."""
-    from simulate.headers import exposure_times
-    from simulate.kernels import write_kernels
+    import spiceypy as spice
+    from spiceypy.utils.exceptions import SpiceyError
+
+    from simulate.headers import Ephemeris, exposure_times
+    from simulate.kernels import furnish, write_kernels
 
     first, last = exposure_times(settings, exposures[0])[0], exposure_times(settings, exposures[-1])[2]
     if settings.kernels is None:
         write_kernels(root / "kernels", first.isot, last.isot, settings.target)
         return root / "kernels"
-    from spiceypy.utils.exceptions import SpiceyError
-
-    from simulate.headers import Ephemeris
-
-    scene = _make_scene(settings, settings.kernels)
     try:
         for time in (first, last):
-            scene.snapshot(time.isot)
-            with _loaded(settings.kernels):
-                import spiceypy as spice
-
+            _make_scene(settings, settings.kernels).snapshot(time.isot)
+            with furnish(settings.kernels):
                 Ephemeris.at(spice.str2et(time.isot))
     except (SpiceyError, FileNotFoundError) as error:
         reason = str(error).strip().splitlines()[0]
@@ -164,12 +166,6 @@ def _prepare_kernels(root: Path, settings: Settings, exposures: list[Exposure]) 
             "add what is missing or leave the option out."
         ) from error
     return settings.kernels
-
-
-def _loaded(kernels: Path):
-    from simulate.kernels import furnish
-
-    return furnish(kernels)
 
 
 def _make_scene(settings: Settings, kernels: Path):
@@ -237,16 +233,32 @@ def _write_environment(root: Path, kernels: Path) -> None:
         temporary.write_text("\n".join(["# Use the simulated observatory: . environment.sh", *lines, ""]))
 
 
-def _is_complete(root: Path, settings: Settings, exposures: list[Exposure]) -> bool:
+def _read_description(root: Path) -> dict[str, Any]:
     try:
-        description = json.loads((root / DESCRIPTION).read_text())
+        return json.loads((root / DESCRIPTION).read_text())
     except (OSError, ValueError):
-        return False
+        return {}
+
+
+def _is_complete(root: Path, settings: Settings, exposures: list[Exposure]) -> bool:
+    description = _read_description(root)
     expected = [root / "environment.sh", root / "crds" / "mappings" / "jwst" / CONTEXT]
     expected += [root / "stage0" / f"{exposure.name}_uncal.fits" for exposure in exposures]
     if settings.kernels is None:
         expected.append(root / "kernels")
-    return description.get("settings") == settings.describe() and all(path.exists() for path in expected)
+    same = description.get("complete") is True and description.get("settings") == settings.describe()
+    return same and all(path.exists() for path in expected)
+
+
+def _remove_previous(root: Path) -> None:
+    """Remove what an earlier simulation left, finished or not, and nothing else: exposures must not mix."""
+    description = _read_description(root)
+    for name in description.get("exposures", []):
+        (root / "stage0" / f"{name}_uncal.fits").unlink(missing_ok=True)
+        for suffix in (".json", ".npz"):
+            (root / "truth" / f"{name}{suffix}").unlink(missing_ok=True)
+    if description:
+        shutil.rmtree(root / "crds", ignore_errors=True)
 
 
 def _write_json(path: Path, content: Any) -> None:

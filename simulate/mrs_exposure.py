@@ -24,7 +24,7 @@ from simulate.scene import Scene
 from simulate.snapshot import Snapshot
 from simulate.uncal import write_uncal
 
-AMPLITUDE = 5000.0  # brightness of the default scene [MJy/sr]
+AMPLITUDE = 6000.0  # of the default scene [MJy/sr]: the brightest 1 % of five groups saturate in the last
 BACKGROUND_OFFSET = 180.0  # how far north of the target the background is taken [arcsec]
 SMALL_BODY = 5.0  # a disc below this diameter fits into the field, and is put into its middle [arcsec]
 INSIDE_LIMB = 0.3  # how far inside the limb the field's middle lies, so that more disc than sky is seen [arcsec]

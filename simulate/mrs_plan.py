@@ -47,7 +47,7 @@ class Settings:
     background, leakcal
         Whether to add these exposures.
     scale
-        Brightness of the target in units of the default (5000 MJy/sr).
+        Brightness of the target in units of the default (6000 MJy/sr).
     stripes, residual_fringes
         Rms of the flat-field stripes and amplitude of the fringes that no reference file knows.
     noise, cosmic_rays
