@@ -34,9 +34,9 @@ class DQ(IntFlag):
     SATURATED = 2**1
     JUMP_DET = 2**2
     OUTLIER = 2**4
-    FLUX_ESTIMATED = 2**7
     NON_SCIENCE = 2**9
     NO_FLAT_FIELD = 2**18
+    FLUX_ESTIMATED = 2**28
 
 
 @dataclass

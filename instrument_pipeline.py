@@ -10,55 +10,26 @@ import inspect
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jwst_stages
 import reduction
+import stage_plans
 from cubes import SOFTWARE_VERSION
-from errors import DataRootError, FileFormatError, InputError, OptionError
-from observations import Exposure, ExposureRoles, check_complete, find_exposures, read_exposure, sort_by_role
+from errors import DataRootError, OptionError
+from instruments import Instrument
+from observations import find_exposures
 from pipeline import Plan, RunResult, Task, check_disk_space, pending_tasks, run_plan
+from pipeline_input import Input, find_input
 from reduction import Options, Product, Step
 
 JWST_STAGES = ("stage1", "stage2", "stage3")
 WEIGHTINGS = ("drizzle", "emsm", "msm")
 # Products of an exposure through stages 1-3 and their cubes come to about this many times its raw size.
 DISK_FACTOR = 12
-StepDefaults = Mapping[str, Mapping[str, Any]]
-
-
-@dataclass(frozen=True)
-class Instrument:
-    """What distinguishes one instrument's pipeline.
-
-    Attributes
-    ----------
-    name
-        INSTRUME keyword.
-    exposure_type
-        EXP_TYPE of its integral-field exposures; all others are left out.
-    step_names
-        The steps in their order.
-    bands
-        Names of the cubes that an exposure contributes to: ['ch1-short', 'ch2-short'].
-    stage1_defaults, stage2_defaults, stage3_defaults
-        Parameters of the `jwst` steps where ours differ from the package's.
-    plot_prefix
-        First part of the name of a cube's plot.
-    """
-
-    name: str
-    exposure_type: str
-    step_names: tuple[str, ...]
-    bands: Callable[[Exposure], Sequence[str]]
-    stage1_defaults: Callable[[Exposure], StepDefaults]
-    stage2_defaults: StepDefaults
-    stage3_defaults: StepDefaults
-    plot_prefix: Callable[[Product], str]
 
 
 def run_pipeline(
@@ -219,124 +190,6 @@ def _check_function_parameters(step: str, parameters: Mapping[str, Any]) -> None
             raise OptionError(f"--step_kwargs {step}: {name!r} is not a parameter of {step}{hint}")
 
 
-# --- input ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Input:
-    """What a run begins with.
-
-    Attributes
-    ----------
-    roles
-        The exposures by what they are for.
-    products
-        Their files.
-    unreadable
-        A sentence for each file of which not even the header can be read; it is not in the plan.
-    damaged
-        A sentence for each file that is cut short. It stays in the plan, so that its task fails and what depends on it
-        is named.
-    """
-
-    roles: ExposureRoles
-    products: list[Product]
-    unreadable: list[str] = field(default_factory=list)
-    damaged: list[str] = field(default_factory=list)
-
-
-def find_input(instrument: Instrument, root: Path, active: Sequence[str]) -> Input:
-    """Find what the run begins with.
-
-    `stage0` is the beginning. Where it has been removed and the run starts at a later step, the products of the
-    latest stage before that step are.
-
-    Raises
-    ------
-    DataRootError, FileFormatError
-        If there is nothing that can be reduced.
-    """
-    if not root.is_dir():
-        raise DataRootError(f"{root} does not exist: name the folder that holds 'stage0'.")
-    first = instrument.step_names.index(active[0])
-    if not (root / "stage0").is_dir() and first > instrument.step_names.index("stage1"):
-        return _find_intermediate_input(instrument, root, first)
-    if not (root / "stage0").is_dir():
-        raise DataRootError(f"{root} has no 'stage0' folder: make it and put the '*_uncal.fits' files into it.")
-    exposures, errors = find_exposures(root / "stage0", "uncal")
-    roles = _usable(instrument, exposures, errors, root / "stage0")
-    damaged = _damaged(roles.used)
-    if len(damaged) == len(roles.used):
-        raise damaged[0]
-    products = reduction.starting_products(roles, "uncal")
-    return Input(roles, products, [str(error) for error in errors], [str(error) for error in damaged])
-
-
-def _damaged(exposures: Iterable[Exposure]) -> list[FileFormatError]:
-    errors = []
-    for exposure in exposures:
-        try:
-            check_complete(exposure.path)
-        except FileFormatError as error:
-            errors.append(error)
-    return errors
-
-
-def _find_intermediate_input(instrument: Instrument, root: Path, first: int) -> Input:
-    names = instrument.step_names
-    cubes = sorted(root.glob("stage3/*/Level3*_s3d.fits"))
-    if first > names.index("stage3") and cubes:
-        exposures = [read_exposure(path) for path in cubes]
-        _check_instrument(instrument, exposures)
-        return Input(sort_by_role([], instrument.exposure_type), [_cube_product(e) for e in exposures])
-    for level, directories, after in (("cal", ("stage2", "stage2/bg"), "stage2"), ("rate", ("stage1",), "stage1")):
-        found = [path for directory in directories for path in sorted((root / directory).glob(f"*_{level}.fits"))]
-        if first > names.index(after) and found:
-            exposures = [read_exposure(path) for path in found]
-            roles = _usable(instrument, exposures, [], root / directories[0])
-            products = reduction.starting_products(roles, level)
-            tagged = [reduction.with_variants(p, {"bg"} if p.path.parent.name == "bg" else set()) for p in products]
-            return Input(roles, tagged)
-    raise DataRootError(
-        f"{root} has neither 'stage0' nor the products of a later stage that {names[first]!r} could start from."
-    )
-
-
-def _cube_product(exposure: Exposure) -> Product:
-    """A cube found on disk, told from its place and name, which are a contract."""
-    place, *variants = exposure.path.parent.name.split("_")
-    *tile, band = exposure.path.name.removeprefix("Level3_").removesuffix("_s3d.fits").split("_")
-    return Product(
-        exposure.path, "cube", exposure, band=band, place=place, tile="_".join(tile), variants=frozenset(variants)
-    )
-
-
-def _check_instrument(instrument: Instrument, exposures: Iterable[Exposure]) -> None:
-    for exposure in exposures:
-        if exposure.instrument != instrument.name:
-            other = f"{exposure.instrument.lower()}_pipeline.py"
-            raise DataRootError(
-                f"{exposure.path} is a {exposure.instrument} exposure, but this is the {instrument.name} pipeline: "
-                f"use {other} for it, in a folder of its own."
-            )
-
-
-def _usable(
-    instrument: Instrument, exposures: Sequence[Exposure], errors: Sequence[InputError], directory: Path
-) -> ExposureRoles:
-    if not exposures:
-        raise errors[0]
-    _check_instrument(instrument, exposures)
-    roles = sort_by_role(exposures, instrument.exposure_type)
-    if not roles.science and not roles.background:
-        types = ", ".join(sorted({exposure.exposure_type for exposure in exposures}))
-        raise DataRootError(
-            f"{directory} has no {instrument.exposure_type} science exposure, only {types or 'leakcal'}: "
-            "download the integral-field exposures too."
-        )
-    return roles
-
-
 # --- plan -----------------------------------------------------------------------------------------------------------
 
 
@@ -344,18 +197,20 @@ def make_plan(instrument: Instrument, options: Options, active: Sequence[str], f
     """Plan the run; also give what the user should be told about its input."""
     roles = found.roles
     messages = [f"{e.path.name} is left out: {e.exposure_type} is no integral-field exposure" for e in roles.left_out]
-    background_of = _background_finder(options, roles)
+    backgrounds = _background_rates(options)
+    modes = {mode for mode, _ in backgrounds} | {exposure.mode for exposure in roles.background}
     if options.background_subtract is True or options.background_path is not None:
-        for setting in dict.fromkeys(e.mode for e in roles.science if not background_of(e)):
-            messages.append(f"no background for {' '.join(s for s in setting if s != 'N/A')}: left as it is")
-    tasks = reduction.plan_steps(_steps(instrument, options, background_of, active), active, found.products, options)
+        for mode in dict.fromkeys(e.mode for e in roles.science if e.mode not in modes):
+            messages.append(f"no background for {' '.join(part for part in mode if part != 'N/A')}: not subtracted")
+    steps = _steps(instrument, options, backgrounds, active)
+    tasks = reduction.plan_steps(steps, active, found.products, options)
     return Plan(root=options.root, steps=tuple(active), tasks=tuple(tasks)), messages
 
 
 def _steps(
     instrument: Instrument,
     options: Options,
-    backgrounds: Callable[[Exposure], Sequence[Path]],
+    backgrounds: Sequence[tuple[tuple[str, ...], Path]],
     active: Sequence[str],
 ) -> list[Step]:
     from spice_kernels import kernel_fingerprint
@@ -364,59 +219,45 @@ def _steps(
     own = {"pipeline": SOFTWARE_VERSION}
     kernel_path = options.of_step("navigate").get("kernel_path")
     needs_kernels = not options.basic_navigation and {"navigate", "plot"} & set(active)
-    kernels = {"kernels": kernel_fingerprint(kernel_path)} if needs_kernels else {}
-    planners = {
-        "stage1": Step(
-            "stage1",
-            "uncal",
-            "rate",
-            partial(reduction.plan_stage1, defaults=instrument.stage1_defaults, versions=jwst),
-        ),
-        "stage2": Step(
-            "stage2",
-            "rate",
-            "cal",
-            partial(reduction.plan_stage2, defaults=instrument.stage2_defaults, backgrounds=backgrounds, versions=jwst),
-        ),
-        "stage3": Step(
-            "stage3",
-            "cal",
-            "cube",
-            partial(reduction.plan_stage3, defaults=instrument.stage3_defaults, bands=instrument.bands, versions=jwst),
-        ),
-        "navigate": Step("navigate", "cube", "cube", partial(reduction.plan_navigate, versions={**own, **kernels})),
-        "plot": Step(
-            "plot",
-            "cube",
-            None,
-            partial(reduction.plan_plot, prefix=instrument.plot_prefix, versions={**own, **kernels}),
-        ),
+    geometric = own | ({"kernels": kernel_fingerprint(kernel_path)} if needs_kernels else {})
+    stage1 = partial(stage_plans.plan_stage1, defaults=instrument.stage1_defaults, versions=jwst)
+    stage2 = partial(
+        stage_plans.plan_stage2, defaults=instrument.stage2_defaults, background_rates=backgrounds, versions=jwst
+    )
+    stage3 = partial(
+        stage_plans.plan_stage3, defaults=instrument.stage3_defaults, bands=instrument.bands, versions=jwst
+    )
+    plans = {
+        "stage1": ("uncal", stage1),
+        "stage2": ("rate", stage2),
+        "stage3": ("cal", stage3),
+        "navigate": ("cube", partial(stage_plans.plan_navigate, versions=geometric)),
+        "plot": ("cube", partial(stage_plans.plan_plot, prefix=instrument.plot_prefix, versions=geometric)),
     }
-    return [planners[name] for name in instrument.step_names]
+    return [Step(name, *plans[name]) for name in instrument.step_names]
 
 
-def _background_finder(options: Options, roles: ExposureRoles) -> Callable[[Exposure], list[Path]]:
-    """Which rate images serve as the background of an exposure: those of the same mode.
+def _background_rates(options: Options) -> list[tuple[tuple[str, ...], Path]]:
+    """Mode and path of the rate images in `background_path`.
 
-    They come from `background_path`, else from the root's own dedicated background exposures.
+    Raises
+    ------
+    DataRootError
+        If there are none.
     """
-    if options.background_path is None:
-        rates = [(e.mode, options.root / "stage1" / f"{e.name}_rate.fits") for e in roles.background]
-    elif options.background_subtract is False:
-        rates = []
-    else:
-        directory = options.background_path / "stage1"
-        try:
-            exposures, errors = find_exposures(directory, "rate")
-        except DataRootError as error:
-            raise DataRootError(
-                f"--background_path: {directory} has no '*_rate.fits' file: reduce the background first, with "
-                "'--end_step stage1' on its own folder."
-            ) from error
-        if errors:
-            raise errors[0]
-        rates = [(e.mode, e.path) for e in exposures if not e.is_imprint]
-    return lambda exposure: [path for mode, path in rates if mode == exposure.mode]
+    if options.background_path is None or options.background_subtract is False:
+        return []
+    directory = options.background_path / "stage1"
+    try:
+        exposures, errors = find_exposures(directory, "rate")
+    except DataRootError as error:
+        raise DataRootError(
+            f"--background_path: {directory} has no '*_rate.fits' file: reduce the background first, with "
+            "'--end_step stage1' on its own folder."
+        ) from error
+    if errors:
+        raise errors[0]
+    return [(exposure.mode, exposure.path) for exposure in exposures if not exposure.is_imprint]
 
 
 # --- before the first task ------------------------------------------------------------------------------------------
@@ -434,7 +275,7 @@ def _prepare(instrument: Instrument, options: Options, pending: Sequence[Task], 
     defaults = {"stage2": instrument.stage2_defaults, "stage3": instrument.stage3_defaults}
     wanted = {
         product.path: {
-            stage: reduction.merged_steps(
+            stage: stage_plans.merged_steps(
                 instrument.stage1_defaults(product.exposure) if stage == "stage1" else defaults[stage],
                 options.of_step(stage),
             )

@@ -14,6 +14,7 @@ from typing import Any
 
 import instrument_pipeline
 import pipeline_command
+from instruments import Instrument
 from observations import Exposure
 from pipeline import RunResult
 from reduction import Product
@@ -43,7 +44,7 @@ def plot_prefix(product: Product) -> str:
     return f"{channel}{BAND_LETTERS.get(band, band)}_"
 
 
-MIRI = instrument_pipeline.Instrument(
+MIRI = Instrument(
     name="MIRI",
     exposure_type="MIR_MRS",
     step_names=STEPS,

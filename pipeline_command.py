@@ -8,7 +8,8 @@ from typing import Any
 
 from command_line import ArgumentParser, run_command
 from errors import OptionError
-from instrument_pipeline import WEIGHTINGS, Instrument, run_pipeline
+from instrument_pipeline import WEIGHTINGS, run_pipeline
+from instruments import Instrument
 
 
 def add_switch(parser: ArgumentParser, name: str, default: bool | str, help_text: str) -> None:

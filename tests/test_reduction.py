@@ -33,7 +33,7 @@ def observe(root: Path, **changes):
     return replace(exposure, path=path)
 
 
-def plan(root, exposures, active=STEPS, backgrounds=lambda exposure: [], **options):
+def plan(root, exposures, active=STEPS, backgrounds=(), **options):
     options = Options(root=root, **options)
     products = starting_products(sort_by_role(exposures, "MIR_MRS"), "uncal")
     return plan_steps(_steps(MIRI, options, backgrounds, active), active, products, options)
@@ -80,7 +80,6 @@ def test_background_variants_have_directories_of_their_own(root, background_subt
     tasks = plan(
         root,
         [science, sky],
-        backgrounds=lambda exposure: [rate],
         background_subtract=background_subtract,
     )
     cubes = outputs(tasks, "stage3", root)

@@ -128,19 +128,52 @@ def test_lines_are_at_their_barycentric_wavelengths(observation, comparisons, sc
         assert abs(values[2] / values[1]) < 0.05 * step
 
 
-def test_a_real_geometry_meets_the_same_bounds(tmp_path):
-    """Real distortion and spectral calibration of the MRS, and a planet that lies inside the field: Neptune."""
-    geometry = SHARED_DATA / "mrs_geometry"
-    if not geometry.is_dir():
-        pytest.skip(f"no real MRS geometry in {geometry}")
-    data = simulate(tmp_path / "data", "--target", "neptune", "--dithers", "1", "--geometry", geometry)
-    reduced = reduce(data, "--end_step", "navigate")
+GEOMETRY = SHARED_DATA / "mrs_geometry"
+
+
+@pytest.fixture(scope="module")
+def neptune(tmp_path_factory):
+    """Neptune inside the field, with background and leakcal exposures; through the real optics where they are here."""
+    flags = ["--geometry", GEOMETRY] if GEOMETRY.is_dir() else []
+    root = tmp_path_factory.mktemp("neptune") / "data"
+    data = simulate(root, "--target", "neptune", "--dithers", "1", "--background", "--leakcal", *flags)
+    reduced = reduce(data, "--end_step", "navigate", "--parallel")
     assert reduced.status == 0, reduced.output
-    scene = read_scene(data.root)
-    for band in BANDS:
-        found = displacement(Comparison.of(cube_path(data.root, "d1", band)), scene)
-        assert np.hypot(found.across, found.along) < np.hypot(POSITION_LIMIT, 3 * found.along_error)
-        assert found.flux_ratio == pytest.approx(1, abs=FLUX_LIMIT)
+    return reduced
+
+
+@pytest.mark.skipif(not GEOMETRY.is_dir(), reason=f"no real MRS geometry in {GEOMETRY}")
+@pytest.mark.parametrize("band", BANDS)
+def test_a_real_geometry_meets_the_same_bounds(neptune, band):
+    """Real distortion and spectral calibration of the MRS, and a planet that lies inside the field."""
+    found = displacement(Comparison.of(cube_path(neptune.root, "d1", band)), read_scene(neptune.root))
+    assert np.hypot(found.across, found.along) < np.hypot(POSITION_LIMIT, 3 * found.along_error)
+    assert found.flux_ratio == pytest.approx(1, abs=FLUX_LIMIT)
+
+
+@pytest.mark.parametrize("band", BANDS)
+def test_the_background_is_subtracted_and_the_planet_is_not(neptune, band):
+    cubes = [Comparison.of(cube_path(neptune.root, place, band)) for place in ("d1", "d1_bg")]
+    sky = cubes[0].used & (cubes[0].plane("DISTANCE_LIMB") > 15000)
+    with_sky, without = (np.median(cube.image[sky]) for cube in cubes)
+    assert with_sky > 1
+    # Drizzling spreads a detector pixel's noise over about ten spaxels.
+    noise = cubes[1].image[sky].std() / np.sqrt(sky.sum() / 10)
+    assert abs(without) < np.hypot(0.05 * with_sky, 3 * noise) < 0.2 * with_sky
+    disc = cubes[0].used & (cubes[0].plane("EMISSION") < 60)
+    difference = (cubes[0].image - cubes[1].image)[disc]
+    assert np.median(difference) == pytest.approx(with_sky, rel=0.1)
+
+
+def test_leakcal_exposures_are_calibrated_but_never_become_cubes(neptune):
+    assert len(list((neptune.root / "stage0").glob("*_uncal.fits"))) == 4
+    assert len(list((neptune.root / "stage1").glob("*_rate.fits"))) == 4
+    assert len(list((neptune.root / "stage2").rglob("*_cal.fits"))) == 2
+    association = json.loads(next((neptune.root / "stage2" / "bg").glob("*_spec2_asn.json")).read_text())
+    (product,) = association["products"]
+    kinds = sorted(member["exptype"] for member in product["members"])
+    assert kinds == ["background", "background", "imprint", "science"]
+    assert all(not member["expname"].startswith("/") for member in product["members"])
 
 
 def test_the_log_names_versions_and_times(observation):

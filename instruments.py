@@ -1,0 +1,40 @@
+"""What an instrument's script says about its instrument."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from observations import Exposure
+from reduction import Product
+
+StepDefaults = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Instrument:
+    """What distinguishes one instrument's pipeline.
+
+    Attributes
+    ----------
+    name
+        INSTRUME keyword.
+    exposure_type
+        EXP_TYPE of its integral-field exposures; all others are left out.
+    step_names
+        The steps in their order.
+    bands
+        Names of the cubes that an exposure contributes to: ['ch1-short', 'ch2-short'].
+    stage1_defaults, stage2_defaults, stage3_defaults
+        Parameters of the `jwst` steps where ours differ from the package's.
+    plot_prefix
+        First part of the name of a cube's plot.
+    """
+
+    name: str
+    exposure_type: str
+    step_names: tuple[str, ...]
+    bands: Callable[[Exposure], Sequence[str]]
+    stage1_defaults: Callable[[Exposure], StepDefaults]
+    stage2_defaults: StepDefaults
+    stage3_defaults: StepDefaults
+    plot_prefix: Callable[[Product], str]

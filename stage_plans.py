@@ -1,0 +1,211 @@
+"""The tasks of the steps that every pipeline has: stages 1 to 3, navigation, plots.
+
+Each function is the `plan` of a `reduction.Step`: products in, tasks with what they make out.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from observations import Exposure, tile_labels
+from pipeline import Task
+from reduction import Made, Options, Product
+
+GIGABYTE = 1e9
+COMBINED = "combined"
+
+
+def merged_steps(*parameters: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Merge parameters of `jwst` steps; later ones win."""
+    merged: dict[str, dict[str, Any]] = {}
+    for steps in parameters:
+        for name, values in steps.items():
+            merged[name] = {**merged.get(name, {}), **values}
+    return merged
+
+
+def plan_stage1(
+    products: Iterable[Product],
+    options: Options,
+    *,
+    defaults: Callable[[Exposure], Mapping[str, Mapping[str, Any]]],
+    versions: Mapping[str, str],
+) -> Iterator[Made]:
+    """One ramp fit per exposure, `stage0/*_uncal.fits` to `stage1/*_rate.fits`."""
+    for product in products:
+        out = product.base(options.root) / "stage1" / f"{product.exposure.name}_rate.fits"
+        # Ramps cut to fewer groups do not exist yet; the whole one bounds them.
+        size = product.exposure.path.stat().st_size
+        task = Task(
+            step="stage1",
+            function="jwst_stages:run_stage1",
+            arguments={
+                "path_in": product.path,
+                "path_out": out,
+                "steps": merged_steps(defaults(product.exposure), options.of_step("stage1")),
+            },
+            inputs=(product.path,),
+            outputs=(out,),
+            versions=dict(versions),
+            memory=0.5 * GIGABYTE + 30 * size,
+        )
+        yield Made(task, [dataclasses.replace(product, path=out, level="rate")])
+
+
+def plan_stage2(
+    products: list[Product],
+    options: Options,
+    *,
+    defaults: Mapping[str, Mapping[str, Any]],
+    background_rates: Sequence[tuple[tuple[str, ...], Path]],
+    versions: Mapping[str, str],
+) -> Iterator[Made]:
+    """One calibration per science exposure and variant, to `stage2/` and, background-subtracted, `stage2/bg/`.
+
+    Backgrounds are the rate images of the same mode: those of `background_rates` (mode and path), or else the root's
+    own background exposures. A leakcal exposure serves the same mode, if possible at the same dither.
+    """
+    imprints = [p for p in products if p.role == "imprint"]
+    own_rates = [(p.exposure.mode, p.path) for p in products if p.role == "background" and p.groups is None]
+    for product in (p for p in products if p.role == "science"):
+        exposure = product.exposure
+        leakcal = [p for p in imprints if p.exposure.mode == exposure.mode and p.groups == product.groups]
+        same_dither = [p for p in leakcal if p.exposure.dither == exposure.dither]
+        backgrounds = [path for mode, path in background_rates or own_rates if mode == exposure.mode]
+        for variants, background in _background_variants(options, backgrounds):
+            out = calibrated_directory(product, options, variants) / f"{exposure.name}_cal.fits"
+            members = {"backgrounds": background, "imprints": [p.path for p in same_dither or leakcal]}
+            task = Task(
+                step="stage2",
+                function="jwst_stages:run_stage2",
+                arguments={
+                    "path_in": product.path,
+                    "path_out": out,
+                    **members,
+                    "steps": merged_steps(defaults, options.of_step("stage2")),
+                },
+                inputs=(product.path, *members["backgrounds"], *members["imprints"]),
+                outputs=(out,),
+                versions=dict(versions),
+                memory=1.0 * GIGABYTE,
+            )
+            yield Made(task, [dataclasses.replace(product, path=out, level="cal", variants=frozenset(variants))])
+
+
+def calibrated_directory(product: Product, options: Options, variants: Iterable[str]) -> Path:
+    """Where calibrated exposures of some variants lie: `stage2`, `stage2/bg`, `stage2/bg_fringe`."""
+    directory = product.base(options.root) / "stage2"
+    return directory / "_".join(sorted(variants)) if variants else directory
+
+
+def _background_variants(options: Options, backgrounds: Sequence[Path]) -> list[tuple[set[str], list[Path]]]:
+    variants: list[tuple[set[str], list[Path]]] = []
+    if options.background_subtract is not True or not backgrounds:
+        variants.append((set(), []))
+    if options.background_subtract and backgrounds:
+        variants.append(({"bg"}, list(backgrounds)))
+    return variants
+
+
+def plan_stage3(
+    products: list[Product],
+    options: Options,
+    *,
+    defaults: Mapping[str, Mapping[str, Any]],
+    bands: Callable[[Exposure], Sequence[str]],
+    versions: Mapping[str, str],
+) -> Iterator[Made]:
+    """Cubes of every dither, tile, setting and variant, and of all dithers combined where there is more than one."""
+    tiles = tile_labels([product.exposure for product in products])
+    groups: dict[tuple, list[Product]] = {}
+    for product in products:
+        key = (tiles[product.exposure], product.exposure.setting, product.variants, product.groups)
+        groups.setdefault(key, []).append(product)
+    for (tile, *_), members in groups.items():
+        dithers = sorted({product.exposure.dither for product in members})
+        places = {f"d{dither}": [p for p in members if p.exposure.dither == dither] for dither in dithers}
+        if len(dithers) > 1:
+            places[COMBINED] = members
+        for place, chosen in places.items():
+            yield _stage3_task(place, tile, chosen, options, defaults, bands, versions)
+
+
+def _stage3_task(
+    place: str,
+    tile: str,
+    members: list[Product],
+    options: Options,
+    defaults: Mapping[str, Mapping[str, Any]],
+    bands: Callable[[Exposure], Sequence[str]],
+    versions: Mapping[str, str],
+) -> Made:
+    first = members[0]
+    name = f"Level3_{tile}" if tile else "Level3"
+    cubes = [
+        dataclasses.replace(first, path=Path(), level="cube", band=band, place=place, tile=tile)
+        for band in bands(first.exposure)
+    ]
+    directory = first.base(options.root) / "stage3" / cubes[0].directory
+    cubes = [dataclasses.replace(cube, path=directory / f"{name}_{cube.band}_s3d.fits") for cube in cubes]
+    # `jwst` compares exposures with one another to find outliers; in a single one there is nothing to compare.
+    single = {"outlier_detection": {"skip": True}} if len(members) == 1 else {}
+    weighting = {"cube_build": {"weighting": options.cube_build_weighting}}
+    inputs = tuple(product.path for product in members)
+    task = Task(
+        step="stage3",
+        function="jwst_stages:run_stage3",
+        arguments={
+            "paths_in": list(inputs),
+            "paths_out": [cube.path for cube in cubes],
+            "product": name,
+            "steps": merged_steps(defaults, weighting, single, options.of_step("stage3")),
+        },
+        inputs=inputs,
+        outputs=tuple(cube.path for cube in cubes),
+        versions=dict(versions),
+        memory=(0.5 + 0.6 * len(members)) * GIGABYTE,
+        minimum_inputs=1 if len(members) > 1 else None,
+    )
+    return Made(task, cubes)
+
+
+def plan_navigate(products: Iterable[Product], options: Options, *, versions: Mapping[str, str]) -> Iterator[Made]:
+    """Backplanes for every cube, beside it with `_nav` in the name."""
+    for product in products:
+        out = product.path.with_name(f"{product.path.stem}_nav.fits")
+        task = Task(
+            step="navigate",
+            function="navigate:navigate_file",
+            arguments={
+                "path_in": product.path,
+                "path_out": out,
+                "basic_navigation": options.basic_navigation,
+                "fit_pointing": options.fit_pointing,
+                **options.of_step("navigate"),
+            },
+            inputs=(product.path,),
+            outputs=(out,),
+            versions=dict(versions),
+            memory=1.0 * GIGABYTE,
+        )
+        yield Made(task, [dataclasses.replace(product, path=out)], [product])
+
+
+def plan_plot(
+    products: Iterable[Product], options: Options, *, prefix: Callable[[Product], str], versions: Mapping[str, str]
+) -> Iterator[Made]:
+    """A picture of every cube, in `plots/<stage>/<dither>/`."""
+    for product in (p for p in products if p.groups is None):
+        stage = product.path.relative_to(options.root).parts[0]
+        out = options.root / "plots" / stage / product.directory / f"{prefix(product)}{product.path.stem}.png"
+        task = Task(
+            step="plot",
+            function="summary_plots:plot_file",
+            arguments={"path_in": product.path, "path_out": out, **options.of_step("plot")},
+            inputs=(product.path,),
+            outputs=(out,),
+            versions=dict(versions),
+            memory=1.0 * GIGABYTE,
+        )
+        yield Made(task)
