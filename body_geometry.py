@@ -1,17 +1,18 @@
 """Geometry of an ellipsoidal body in every line of sight: the backplanes, in plain NumPy.
 
-In: RA and Dec [deg, ICRF] of any shape, and an `ObservationGeometry`, which holds what SPICE was asked once. Out: one array
-per backplane. Method, with c the speed of light and t the time at the observer:
+In: RA and Dec [deg, ICRF] of any shape, and an `ObservationGeometry`, which holds what SPICE was asked once. Out: one
+array per backplane. Method, with c the speed of light and t the time at the observer:
 
-1. The ray of each spaxel meets the body as it was when the light left the surface point, at t - |ray|/c (SPICE's 'CN'; no
-   stellar aberration, as cubes have it taken out already). Body and orientation are known at the light time of the centre; from
-   there position goes on linearly and orientation turns evenly, for a fraction of a second. Four rounds converge to 1e-9 km.
-2. The intersection is computed with the ellipsoid scaled to the unit sphere, from the ray's foot point: the well-conditioned
-   form of the quadratic equation, as in SURFPT.
+1. The ray of each spaxel meets the body as it was when the light left the surface point, at t - |ray|/c (SPICE's 'CN';
+   no stellar aberration, as cubes have it taken out already). Body and orientation are known at the light time of the
+   centre; from there position goes on linearly and orientation turns evenly, for a fraction of a second. Four rounds
+   converge to 1e-9 km.
+2. The intersection is computed with the ellipsoid scaled to the unit sphere, from the ray's foot point: the
+   well-conditioned form of the quadratic equation, as in SURFPT.
 3. Angles are atan2 of cross and dot products, exact at 0 and 180 deg too.
 
-Names, signs and conventions are PlanetMapper's (King & Fletcher 2023, JOSS 8, 5728); the SPICE routines followed are SINCPT, ILUMIN,
-ET2LST, SPKCPT and RECPGR.
+Names, signs and conventions are PlanetMapper's (King & Fletcher 2023, JOSS 8, 5728); the SPICE routines followed are
+SINCPT, ILUMIN, ET2LST, SPKCPT and RECPGR.
 """
 
 from dataclasses import dataclass, replace
@@ -47,7 +48,8 @@ class ObservationGeometry:
     sun_position
         The Sun as it was when its light left for the body.
     sun_direction_lst
-        Direction of the Sun seen from the body's centre with stellar aberration ('LT+S'), by which ET2LST counts local time.
+        Direction of the Sun seen from the body's centre with stellar aberration ('LT+S'), by which ET2LST counts local
+        time.
     radii
         Semi-axes of the ellipsoid [km].
     graphic_sign
@@ -90,14 +92,15 @@ class ObservationGeometry:
         return float(np.degrees(np.arcsin(self.radii[0] / np.linalg.norm(self.centre))) * 3600)
 
     def moved_to(self, ra: float, dec: float) -> "ObservationGeometry":
-        """The same view with the body's centre at another place on the sky, north up as before: for cubes aligned on the target.
+        """The same view with the body's centre at another place on the sky, north up as before: for cubes aligned on
+        the target.
 
         Parameters
         ----------
         ra, dec
             [deg].
         """
-        turn = _sky_axes(ra, dec).T @ _sky_axes(*self.target_radec)
+        turn = sky_axes(ra, dec).T @ sky_axes(*self.target_radec)
         names = ("observer_position", "target_position", "sun_position", "sun_direction_lst")
         names += ("observer_velocity", "target_velocity", "target_acceleration")
         vectors = {name: turn @ getattr(self, name) for name in names}
@@ -123,8 +126,8 @@ class RayPoints:
     delay: np.ndarray
 
 
-def _sky_axes(ra: float, dec: float) -> np.ndarray:
-    # Rows: towards the place, towards east, towards north.
+def sky_axes(ra: float, dec: float) -> np.ndarray:
+    """Rows: unit vectors towards RA, Dec [deg], and from there to east and north, J2000."""
     (sin_ra, sin_dec), (cos_ra, cos_dec) = np.sin(np.radians([ra, dec])), np.cos(np.radians([ra, dec]))
     return np.array(
         [
@@ -158,8 +161,8 @@ def backplanes(
     Returns
     -------
     dict
-        float64 arrays of the shape of `ra`, by the names in `PLANES`, which says what each is. The surface planes are NaN
-        off the disc, the ring planes where the body hides the ring plane or the ray never meets it.
+        float64 arrays of the shape of `ra`, by name; `navigate.PLANES` says what each is. The surface planes are
+        NaN off the disc, the ring planes where the body hides the ring plane or the ray never meets it.
 
     Notes
     -----

@@ -1,13 +1,13 @@
 """What a cube's headers tell about the observation: target, times, velocity and the spacecraft's own position.
 
-Times are UTC. A cube of one exposure is taken at its mid-time, EXPMID [MJD]. In a cube made of several, `jwst` keeps the mean of
-the EXPMIDs there and the single ones in the table HDRTAB.
+Times are UTC. A cube of one exposure is taken at its mid-time, EXPMID [MJD]. In a cube made of several, `jwst` keeps
+the mean of the EXPMIDs there and the single ones in the table HDRTAB.
 
-What a combined cube's RA and Dec mean. For a moving target, `jwst.assign_mtwcs` shifts each exposure by the mean of MT_RA,
-MT_DEC over all exposures minus its own, so that the target stays where it was on average: at the mean over the exposures
-of its ephemeris positions. That differs from the position at the mean time when the motion is curved (0.1 arcsec for Io in an
-hour), and it holds whatever constant MT_RA and MT_DEC (the observatory's 'apparent' positions) are off by.
-`aligned_position` is that mean; the geometry at the mean time is moved there.
+What a combined cube's RA and Dec mean. For a moving target, `jwst.assign_mtwcs` shifts each exposure by the mean of
+MT_RA, MT_DEC over all exposures minus its own, so that the target stays where it was on average: at the mean over the
+exposures of its ephemeris positions. That differs from the position at the mean time when the motion is curved (0.1
+arcsec for Io in an hour), and it holds whatever constant MT_RA and MT_DEC (the observatory's 'apparent' positions) are
+off by. `aligned_position` is that mean; the geometry at the mean time is moved there.
 """
 
 from collections.abc import Callable
@@ -21,8 +21,8 @@ from cubes import Cube
 from errors import FileFormatError
 
 _MJD_ZERO = datetime(1858, 11, 17)
-# The header's position and velocity are carried on in a straight line: JWST's acceleration, 6e-6 km/s^2, makes 120 km in
-# the longest time allowed, 0.02 arcsec seen from Jupiter.
+# The header's position and velocity are carried on in a straight line: JWST's acceleration, 6e-6 km/s^2, makes 120 km
+# in the longest time allowed, 0.02 arcsec seen from Jupiter.
 _LONGEST_EXTRAPOLATION_DAYS = 0.25
 
 
@@ -43,8 +43,8 @@ class CubeObservation:
     aligned
         Whether the exposures were aligned on a moving target.
     header_state
-        Function of a UTC date that gives JWST's position [km] and velocity [km/s] relative to the solar-system barycentre
-        from the header, or None where the header has none near the time of the cube.
+        Function of a UTC date that gives JWST's position [km] and velocity [km/s] relative to the solar-system
+        barycentre from the header, or None where the header has none near the time of the cube.
     """
 
     target_names: tuple[str, ...]
@@ -140,8 +140,8 @@ def aligned_position(positions: list[tuple[float, float]], ra: float) -> tuple[f
     Returns
     -------
     tuple of float
-        RA and Dec [deg]. `jwst` takes the plain mean of RAs, which for a target that crosses RA = 0 lies far off: of that and
-        the mean around the circle, the one nearest to the field.
+        RA and Dec [deg]. `jwst` takes the plain mean of RAs, which for a target that crosses RA = 0 lies far off: of
+        that and the mean around the circle, the one nearest to the field.
     """
     ras, decs = np.array(positions).T
     around = ras[0] + np.mean((ras - ras[0] + 180) % 360 - 180)

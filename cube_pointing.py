@@ -1,12 +1,12 @@
 """Shifting the pointing of a cube: SCI header and the WCS in the ASDF extension together.
 
 The offset is by how much the header's WCS reads too high [arcsec on the sky]; it is subtracted from CRVAL1 (divided by
-cos Dec) and CRVAL2. The SCI header keeps the offset (NAV_DRA, NAV_DDEC) and the original values (NAV_CRV1, NAV_CRV2): every
-navigation starts from those, so that doing it twice does not shift twice.
+cos Dec) and CRVAL2. The SCI header keeps the offset (NAV_DRA, NAV_DDEC) and the original values (NAV_CRV1, NAV_CRV2):
+every navigation starts from those, so that doing it twice does not shift twice.
 
-Who reads what: astropy, DS9, specutils, PlanetMapper and the steps of this project read the header. `IFUCubeModel` takes `meta.wcsinfo`
-from the header, too, but `meta.wcs` (a gwcs object) from the ASDF extension. Its text is edited in place: the
-pole of the native-to-celestial rotation and the copies of CRVAL1 and CRVAL2 are the only numbers concerned.
+Who reads what: astropy, DS9, specutils, PlanetMapper and the steps of this project read the header. `IFUCubeModel`
+takes `meta.wcsinfo` from the header, too, but `meta.wcs` (a gwcs object) from the ASDF extension. Its text is edited in
+place: the pole of the native-to-celestial rotation and the copies of CRVAL1 and CRVAL2 are the only numbers concerned.
 """
 
 import re
@@ -50,10 +50,10 @@ def set_offset(cube: Cube, ra_offset: float, dec_offset: float) -> bool:
     ra, dec = (header.get(key, value) for key, value in zip(_ORIGINAL_KEYS, before, strict=True))
     if ra_offset or dec_offset:
         after = (ra - ra_offset / 3600 / np.cos(np.radians(dec))) % 360, dec - dec_offset / 3600
-        header[OFFSET_KEYS[0]] = (ra_offset, "[arcsec] RA offset on sky subtracted from CRVAL1")
-        header[OFFSET_KEYS[1]] = (dec_offset, "[arcsec] Dec offset subtracted from CRVAL2")
-        header[_ORIGINAL_KEYS[0]] = (ra, "[deg] CRVAL1 before the offset")
-        header[_ORIGINAL_KEYS[1]] = (dec, "[deg] CRVAL2 before the offset")
+        header[OFFSET_KEYS[0]] = (ra_offset, "[arcsec] on sky, taken off CRVAL1")
+        header[OFFSET_KEYS[1]] = (dec_offset, "[arcsec] taken off CRVAL2")
+        header[_ORIGINAL_KEYS[0]] = (ra, "[deg] CRVAL1 before that")
+        header[_ORIGINAL_KEYS[1]] = (dec, "[deg] CRVAL2 before that")
     else:
         after = ra, dec
         for key in (*OFFSET_KEYS, *_ORIGINAL_KEYS):
@@ -89,7 +89,7 @@ def _shift_asdf(hdul: fits.HDUList, before: tuple[float, float], after: tuple[fl
 
 
 def _split_asdf(content: bytes) -> tuple[str, bytes]:
-    # An ASDF file is YAML text, then binary blocks, then an optional index of where those are, which a change of the text's
-    # length would make wrong: it is left out.
+    # An ASDF file is YAML text, then binary blocks, then an optional index of where those are, which a change of the
+    # text's length would make wrong: it is left out.
     end = content.index(b"\n...\n") + 5
     return content[:end].decode(), content[end:].split(b"#ASDF BLOCK INDEX")[0]

@@ -1,11 +1,12 @@
 """Navigate a cube: where on the planet each spaxel looks, as backplanes added to the file.
 
-In: a `*_s3d.fits` cube. Out: the same cube with one image extension per backplane (`PLANES`), its WCS corrected for a pointing
-offset where one is given or fitted. SCI, ERR and DQ stay as they are, bit for bit.
+In: a `*_s3d.fits` cube. Out: the same cube with one image extension per backplane (`PLANES`), its WCS corrected for a
+pointing offset where one is given or fitted. SCI, ERR and DQ stay as they are, bit for bit.
 
 Method: RA and Dec of the spaxels from the cube's own WCS; states and orientation of the target at the time of the
-observation from SPICE, asked once (`observation_geometry`); the geometry of all spaxels at once in NumPy (`body_geometry`).
-The names are those of King et al. 2023 (RNAAS 7, 223), the conventions PlanetMapper's (King & Fletcher 2023, JOSS 8, 5728).
+observation from SPICE, asked once (`observation_geometry`); the geometry of all spaxels at once in NumPy
+(`body_geometry`). The names are those of King et al. 2023 (RNAAS 7, 223), the conventions PlanetMapper's (King &
+Fletcher 2023, JOSS 8, 5728).
 """
 
 import sys
@@ -87,8 +88,8 @@ def navigate_file(
     path_in, path_out
         The cube to read and the one to write; they may be the same.
     ra_offset, dec_offset
-        By how much the WCS of the header reads too high [arcsec on the sky]; subtracted from it. They count from the original
-        WCS: what an earlier navigation of the file applied is undone first.
+        By how much the WCS of the header reads too high [arcsec on the sky]; subtracted from it. They count from the
+        original WCS: what an earlier navigation of the file applied is undone first.
     basic_navigation
         RA and DEC planes only; needs no kernels.
     fit_pointing
@@ -101,8 +102,9 @@ def navigate_file(
     Returns
     -------
     dict
-        'notes' and 'warnings' (lists of sentences); 'ra_offset', 'dec_offset' [arcsec] in all; unless basic, also 'target',
-        'utc', 'kernels', 'target_ra', 'target_dec' [deg]; with a fit also 'fit' (a `pointing_fit.PointingFit` as a dict).
+        'notes' and 'warnings' (lists of sentences); 'ra_offset', 'dec_offset' [arcsec] in all; unless basic, also
+        'target', 'utc', 'kernels', 'target_ra', 'target_dec' [deg]; with a fit also 'fit' (a
+        `pointing_fit.PointingFit` as a dict).
 
     Raises
     ------
@@ -144,7 +146,8 @@ def _start_afresh(cube: Cube, ra_offset: float, dec_offset: float, facts: dict[s
     earlier = applied_offset(cube)
     if any(earlier):
         facts["notes"].append(
-            f"an earlier navigation had taken {earlier[0]:+.3f}, {earlier[1]:+.3f} arcsec (RA, Dec) off the WCS: undone first"
+            f"an earlier navigation had taken {earlier[0]:+.3f}, {earlier[1]:+.3f} arcsec (RA, Dec) off the WCS: "
+            "undone first"
         )
     for name in PLANES:
         while name in cube.hdul:
@@ -247,7 +250,7 @@ def _geometry(
 
 
 def _write_header(cube: Cube, facts: dict[str, Any], number: int) -> None:
-    meaning = "mid-exposure" if number == 1 else f"mean of the mid-times of {number} exposures"
+    meaning = "mid-exposure" if number == 1 else f"mean of {number} mid-exposures"
     cube.header["NAVTARG"] = (facts["target"], "body the backplanes are of")
     cube.header["NAVTIME"] = (facts["utc"], f"UTC, {meaning}")
     cube.header["NAVKERN"] = (facts["kernels"], "JWST position: reconstructed|predicted|header")
@@ -283,8 +286,8 @@ def _warn_if_elsewhere(planes: dict[str, np.ndarray], geometry: "ObservationGeom
     nearest = float(np.min(np.hypot(d_ra, d_dec))) * 3600
     if nearest > 5 * geometry.angular_radius + 30:
         facts["warnings"].append(
-            f"the field lies {nearest:.0f} arcsec from {geometry.target}: if that is not so on the sky, the target, the time or the "
-            "kernels are wrong (--target names another body)"
+            f"the field lies {nearest:.0f} arcsec from {geometry.target}: if that is not so on the sky, the target, "
+            "the time or the kernels are wrong (--target names another body)"
         )
 
 
@@ -302,9 +305,9 @@ def _fit(cube: Cube, geometry: "ObservationGeometry", facts: dict[str, Any]) -> 
         f"pointing fit: WCS read too high by {fit.ra_offset:+.4f} +- {fit.ra_error:.4f} arcsec in RA, "
         f"{fit.dec_offset:+.4f} +- {fit.dec_error:.4f} arcsec in Dec; corrected"
     )
-    cube.header["NAV_SRA"] = (fit.ra_error, "[arcsec] 1-sigma error of the fitted RA offset")
-    cube.header["NAV_SDEC"] = (fit.dec_error, "[arcsec] 1-sigma error of the fitted Dec offset")
-    cube.header["NAV_RHO"] = (fit.correlation, "correlation of these errors")
+    cube.header["NAV_SRA"] = (round(fit.ra_error, 6), "[arcsec] 1-sigma error of the fitted RA")
+    cube.header["NAV_SDEC"] = (round(fit.dec_error, 6), "[arcsec] 1-sigma error of the fitted Dec")
+    cube.header["NAV_RHO"] = (round(fit.correlation, 6), "correlation of these errors")
     _apply_offset(cube, facts["ra_offset"] + fit.ra_offset, facts["dec_offset"] + fit.dec_offset, facts)
 
 

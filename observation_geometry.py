@@ -103,7 +103,22 @@ def observation_geometry(
 
 
 def apparent_radec(target: int, et: float, observer_position: np.ndarray) -> tuple[float, float]:
-    """Astrometric RA and Dec [deg] of a body's centre ('CN'), as seen from a place relative to the barycentre [km]; RA in [0, 360)."""
+    """Astrometric RA in [0, 360) and Dec [deg] of a body's centre ('CN'), as `observation_geometry` has them.
+
+    Parameters
+    ----------
+    target
+        NAIF number.
+    et
+        TDB seconds past J2000.
+    observer_position
+        Relative to the solar-system barycentre, J2000 [km].
+
+    Raises
+    ------
+    KernelError
+        If a kernel is missing or does not cover the date.
+    """
     try:
         state, _ = _light_time_state(target, et, observer_position)
     except SpiceyError as error:

@@ -1,15 +1,19 @@
 """Find the disc in a cube: by how much the WCS of its header reads too high.
 
-In: a cube and the geometry of the observation. Out: `PointingFit`, the offset on the sky with its 1-sigma error. Method:
+In: a cube and the geometry of the observation. Out: `PointingFit`, the offset on the sky with its 1-sigma error.
+Method:
 
-1. The image is the median over wavelength of the planes, each divided by its own brightness: cosmic rays and lines drop out.
-2. The model (`pointing_model`) is linear in the brightness of belts, limb darkening, illumination, rings and sky, seen through
-   the PSF; the offset is its only non-linear parameter. The size of the ellipsoid is not free.
-3. A grid search, then Gauss-Newton steps with robust weights (Tukey's), so that spots, spikes and small moons do not pull.
-4. The error comes from leaving out one piece of the limb after the other (jackknife), because what the model leaves (belts,
-   spots, a limb darkening of another form) goes together over many spaxels; the formal error, scaled by the residuals and
-   their correlation, is the least it can be. Along a straight limb the position is hardly constrained: the offset is taken
-   only along the directions that are known to better than `MAX_ERROR`.
+1. The image is the median over wavelength of the planes, each divided by its own brightness: cosmic rays and lines drop
+   out.
+2. The model (`pointing_model`) is linear in the brightness of clouds, limb darkening, illumination, rings and sky, seen
+   through the PSF. The size of the ellipsoid is not free; the PSF's width is taken from a first fit.
+3. A grid search, then Gauss-Newton steps with robust weights (Tukey's), so that spots, spikes and small moons do not
+   pull; for a disc that glows, one that is sunlit and one of belts. The best one counts.
+4. The error comes from leaving out one piece of the limb after the other (jackknife), because what the model leaves
+   (belts, spots, a limb darkening of another form) goes together over many spaxels; the formal error, scaled by the
+   residuals and their correlation, is the least it can be. Added are a displacement of the limb by 0.02 PSF widths
+   (`SYSTEMATIC_ERROR`) and the difference to other kinds of disc that fit nearly as well. Along a straight limb the
+   position is hardly constrained: the offset is taken only along directions known to better than `MAX_ERROR`.
 
 PSF widths: MRS, Law et al. 2023, AJ 166, 45; NIRSpec IFU, D'Eugenio et al. 2024, Nature Astronomy 8, 1443.
 """
@@ -18,12 +22,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from body_geometry import ObservationGeometry, line_of_sight
+from body_geometry import ObservationGeometry, line_of_sight, sky_axes
 from cubes import Cube, sky_coordinates, spaxel_scale
-from pointing_model import DiscModel, build_disc_model, sky_frame
+from pointing_model import DiscModel, build_disc_model
 
 MAX_OFFSET = 1.5  # arcsec; how far the search goes in RA and in Dec
-MAX_ERROR = 0.1  # arcsec; directions known less well are left alone
+MAX_ERROR = 0.06  # arcsec; directions known less well are left alone
 MIN_SIGNIFICANCE = 25.0  # fall of chi^2 against a smooth image that the limb must bring
 SYSTEMATIC_ERROR = 0.02  # of the PSF's width: what is the same all along the limb, as a belt or a haze that follows it
 MIN_LIMB_SPAXELS = 6
@@ -145,16 +149,21 @@ def fit_image_pointing(
     if good.sum() < 50:
         return _nothing("too few good spaxels")
     values = image[good] / np.percentile(image[good], 98)
-    towards, to_east, to_north = sky_frame(geometry)
+    towards, to_east, to_north = sky_axes(*geometry.target_radec)
     sight = line_of_sight(ra[good], dec[good])
     east, north = (np.degrees(sight @ axis / (sight @ towards)) * 3600 for axis in (to_east, to_north))
     if _far_from_limb(east, north, geometry, MAX_OFFSET + fwhm):
         return _nothing("the limb is not in the field")
     model = build_disc_model(geometry, east, north, fwhm, MAX_OFFSET + 0.5)
-    # Whether what is seen is sunlit or glows by itself is not known beforehand.
-    fits = [fit for sunlit in (False, True) for fit in _fits(_Problem(replace(model, sunlit=sunlit), values), fwhm)]
-    if not fits:
+    plain, sunlit, _ = (_Problem(variant, values) for variant in model.variants())
+    glowing, lit = (_grid_search(replace(kind, model=kind.model.coarse()), fwhm) for kind in (plain, sunlit))
+    if not glowing:
         return _nothing("the limb is not in the field")
+    fwhm *= _refine(plain, glowing[0]).width_ratio()
+    model = build_disc_model(geometry, east, north, fwhm, MAX_OFFSET + 0.5)
+    plain, sunlit, belted = (_Problem(variant, values) for variant in model.variants())
+    fits = [_refine(kind, start) for kind in (plain, belted) for start in glowing]
+    fits += [_refine(sunlit, start) for start in lit]
     noise = min(fit.noise for fit in fits)
     best = min(fits, key=lambda fit: fit.misfit(noise))
     if np.max(np.abs(best.offset)) > MAX_OFFSET:
@@ -172,8 +181,8 @@ def fit_image_pointing(
     sectors = _limb_sectors(angle, limb, pieces)
     covariance = best.covariance(correlated, sectors) + best.systematic(SYSTEMATIC_ERROR * fwhm, sectors)
     for other in fits:
-        # Another kind of disc, elsewhere, that fits nearly as well is an error of this position. How nearly: models of the
-        # clouds are never right to the noise.
+        # Another kind of disc, elsewhere, that fits nearly as well is an error of this position. How nearly: models of
+        # the clouds are never right to the noise.
         if other.misfit(noise) < best.misfit(noise) * _AMBIGUOUS + MIN_SIGNIFICANCE:
             difference = other.offset - best.offset
             covariance += np.outer(difference, difference)
@@ -213,15 +222,11 @@ class _Problem:
     def normal_equations(
         self, full: np.ndarray, weights: np.ndarray, noise: float, part: np.ndarray | slice = slice(None)
     ) -> tuple[np.ndarray, np.ndarray]:
-        # Coefficients and offset together, linearised, from all spaxels or some. The offset's prior is so weak that it only
-        # keeps the matrix regular.
+        # Coefficients and offset together, linearised, from all spaxels or some. The offset's prior is so weak that it
+        # only keeps the matrix regular.
         prior = np.append(self.model.prior, [0.1 / MAX_OFFSET] * 2)
         scaled = full[part] * (weights[part] / noise**2)[:, None]
         return full[part].T @ scaled + np.diag(prior**2), scaled.T @ self.values[part]
-
-
-def _fits(problem: _Problem, fwhm: float) -> list["_Fit"]:
-    return [_refine(problem, start) for start in _grid_search(replace(problem, model=problem.model.coarse()), fwhm)]
 
 
 def _grid_search(problem: _Problem, fwhm: float) -> list[np.ndarray]:
@@ -282,6 +287,15 @@ class _Fit:
     def residual(self) -> np.ndarray:
         return self.problem.values - self.columns @ self.coefficients
 
+    def width_ratio(self) -> float:
+        # Width of the PSF in the data to that of the model, from the Laplacian's share; cubes differ by half at most.
+        disc = self.problem.disc_level(self.offset)
+        limb = (disc > 0.4) & (disc < 0.6)
+        if not limb.any():
+            return 1.0
+        level = max(2 * float(np.median(self.problem.values[limb])), 0.3)
+        return float(np.sqrt(np.clip(1 + self.coefficients[self.problem.model.laplacian] / level, 0.5, 2.25)))
+
     def misfit(self, noise: float) -> float:
         # Tukey's loss in units of chi^2, and what the prior says about the coefficients.
         limited = np.minimum((self.residual / (_TUKEY * noise)) ** 2, 1)
@@ -324,7 +338,9 @@ class _Fit:
 
     def systematic(self, displacement: float, sectors: np.ndarray) -> np.ndarray:
         # Covariance if each piece of the limb, and independently all of it, is displaced along its normal.
-        ahead, behind = ([self.problem.model.disc(self.offset + side * step) for step in np.eye(2) * _STEP] for side in (1, -1))
+        ahead, behind = (
+            [self.problem.model.disc(self.offset + side * step) for step in np.eye(2) * _STEP] for side in (1, -1)
+        )
         slope = np.array(ahead) - np.array(behind)
         normals = np.array([slope[:, sectors == k].sum(axis=1) for k in range(sectors.max() + 1)])
         normals /= np.linalg.norm(normals, axis=1, keepdims=True)
@@ -346,7 +362,8 @@ def _limb_sectors(angle: np.ndarray, limb: np.ndarray, pieces: int) -> np.ndarra
 
 
 def _trusted(offset: np.ndarray, covariance: np.ndarray) -> PointingFit:
-    # The components of the offset along the well-known axes of the error ellipse; those are uncorrelated with the others.
+    # The components of the offset along the well-known axes of the error ellipse; those are uncorrelated with the
+    # others.
     variances, axes = np.linalg.eigh(covariance)
     known = np.sqrt(variances) <= MAX_ERROR
     errors = np.sqrt(np.diag(covariance))

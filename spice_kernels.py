@@ -1,8 +1,8 @@
 """SPICE kernels: finding, ordering, loading and unloading them, and saying in one sentence what is missing.
 
 In: a folder of kernels, by default the environment variable PLANETMAPPER_KERNEL_PATH or `~/spice_kernels`. Files
-`*.bsp`, `*.tpc` and `*.tls` at any depth are loaded in PlanetMapper's order (`planetmapper.base.sort_kernel_paths`): deeper
-folders first, then by folder and name; what is loaded later takes precedence. One thing differs: predicted JWST
+`*.bsp`, `*.tpc` and `*.tls` at any depth are loaded in PlanetMapper's order (`planetmapper.base.sort_kernel_paths`):
+deeper folders first, then by folder and name; what is loaded later takes precedence. One thing differs: predicted JWST
 trajectories (`jwst_pred*.bsp`) are loaded before everything else, so that they never outrank reconstructed ones.
 
 SPICE keeps its kernels in one global pool. `kernels_loaded` leaves that pool as it found it.
@@ -63,8 +63,8 @@ def find_kernels(path: str | Path | None = None) -> list[Path]:
     if directory.is_file():
         return [directory]
     remedy = (
-        f"download NAIF's generic kernels naif0012.tls, pck00011.tpc, {PLANET_KERNEL}, the satellites of your target's planet "
-        f"({SATELLITE_KERNELS[6]} for Saturn) and JWST's jwst_rec.bsp into it, or name another folder in "
+        f"download NAIF's generic kernels naif0012.tls, pck00011.tpc, {PLANET_KERNEL}, the satellites of your target's "
+        f"planet ({SATELLITE_KERNELS[6]} for Saturn) and JWST's jwst_rec.bsp into it, or name another folder in "
         f"{KERNEL_PATH_VARIABLE}; --basic_navigation needs none."
     )
     if not directory.is_dir():
@@ -162,12 +162,16 @@ def _restore(before: list[str], names: list[str]) -> None:
     for name in reversed(names):
         spice.unload(name)
     if set(before) & set(names):
+        # SPICE moved those that were loaded twice to the top.
+        for name in reversed(before):
+            spice.unload(name)
         for name in before:
             spice.furnsh(name)
 
 
 def jwst_kernel_kind(et: float) -> str | None:
-    """Which kind of trajectory the loaded kernels give for JWST: 'reconstructed', 'predicted', or None if none covers `et`.
+    """Which kind of trajectory the loaded kernels give for JWST: 'reconstructed', 'predicted', or None if none covers
+    `et`.
 
     Parameters
     ----------
@@ -219,8 +223,8 @@ def missing_kernel_error(
     ):
         if not _has_position(missing, et):
             return KernelError(
-                f"no kernel in {directory} gives the position of {name} on {date} UTC{_coverage(missing)}: download NAIF's "
-                f"{kernel} (satellites and planet centres) and {PLANET_KERNEL} (planets, Sun) into it."
+                f"no kernel in {directory} gives the position of {name} on {date} UTC{_coverage(missing)}: download "
+                f"NAIF's {kernel} (satellites and planet centres) and {PLANET_KERNEL} (planets, Sun) into it."
             )
     return KernelError(f"SPICE failed for {body} on {date} UTC with the kernels in {directory} ({_first_line(error)}).")
 
