@@ -38,7 +38,7 @@ def reference_find_spikes(
         else:
             deviation = local
             if spikes.any():
-                deviation = values - _local_expectation(values, _without(values, spikes), noise, window)
+                deviation = values - _local_expectation(_without(values, spikes), noise, window)
             local = deviation
         sigma = noise * _image_scale(deviation, noise)[:, None, None]
         if across_wavelengths:
@@ -51,9 +51,11 @@ def reference_find_spikes(
                 unflagged,
                 voxel,
                 threshold * sigma[voxel],
-                box_size if across_wavelengths and (median_test or sharpness_test) else None,
+                box_size if across_wavelengths and median_test else None,
                 window if across_wavelengths else None,
                 np.broadcast_to(psf_fwhm, shape[0])[voxel[0]] if sharpness_test else None,
+                _without(local, spikes) if across_wavelengths else None,
+                local[voxel] if across_wavelengths else None,
             )
         if np.array_equal(found, spikes):
             break
@@ -61,7 +63,7 @@ def reference_find_spikes(
     return spikes
 
 
-def _is_spike(value, image, voxel, least, box_size, window, fwhm) -> bool:
+def _is_spike(value, image, voxel, least, box_size, window, fwhm, local_image, local_value) -> bool:
     if not abs(value) > least:
         return False
     background = 0.0
@@ -73,14 +75,18 @@ def _is_spike(value, image, voxel, least, box_size, window, fwhm) -> bool:
             return False
     if fwhm is None:
         return True
+    edge = np.exp(-4 * np.log(2) / fwhm**2)
+    share = 0.5 * (4 * edge + 4 * edge**2) / 8
     around = _eight(image, voxel)
     around = around[np.isfinite(around)] - background
     excess = value - background
-    if around.size < 3:
+    if around.size < 3 or not np.sign(excess) * around.mean() < share * abs(excess) or abs(excess) < abs(around).max():
         return False
-    edge = np.exp(-4 * np.log(2) / fwhm**2)
-    psf_share = (4 * edge + 4 * edge**2) / 8
-    return bool(np.sign(excess) * around.mean() < 0.5 * psf_share * abs(excess) and abs(excess) >= abs(around).max())
+    if local_image is not None and np.isfinite(local_value):
+        around = _eight(local_image, voxel)
+        around = around[np.isfinite(around)]
+        return around.size < 3 or bool(np.sign(local_value) * around.mean() < share * abs(local_value))
+    return True
 
 
 def _errors(values, err):
@@ -136,18 +142,20 @@ def _median_of_eight(cube, voxel):
     return _median(around) if np.isfinite(around).sum() >= 3 else np.nan
 
 
-def _local_expectation(nearest_to, values, noise, window):
+def _local_expectation(values, noise, window):
     middle = _each(values, _median_of_eight)
     scale = np.maximum(np.abs(middle), noise)
     by_excess = middle + _each(values - middle, lambda a, v: _median(_spectral_neighbours(a, v, window)))
-    by_ratio = middle + scale * _each((values - middle) / scale, lambda a, v: _median(_spectral_neighbours(a, v, window)))
+    by_ratio = middle + scale * _each(
+        (values - middle) / scale, lambda a, v: _median(_spectral_neighbours(a, v, window))
+    )
     nearer = np.abs(values - by_excess) < np.abs(values - by_ratio)
     guess = np.where(nearer, by_excess, by_ratio)
     return np.where(np.isfinite(values - middle), guess, (by_excess + by_ratio) / 2)
 
 
 def _local_deviation(values, noise, window):
-    return values - _local_expectation(values, values, noise, window)
+    return values - _local_expectation(values, noise, window)
 
 
 def _image_scale(deviation, noise):
@@ -213,9 +221,7 @@ class _Model:
         rest = max(np.sum(strength**2) - np.sum(strength[:most] ** 2), 0) / max((rows - most) * (columns - most), 1)
         edge = 1.15 * np.sqrt(rest) * (np.sqrt(rows) + np.sqrt(columns))
         kept = [
-            k
-            for k in range(most)
-            if strength[k] > edge and np.sum(spectra[:, k] ** 4) * np.sum(images[k] ** 4) < 0.1
+            k for k in range(most) if strength[k] > edge and np.sum(spectra[:, k] ** 4) * np.sum(images[k] ** 4) < 0.1
         ]
         return images[kept].T
 
