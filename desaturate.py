@@ -1,0 +1,357 @@
+"""Replace saturated voxels of a cube by those of the same exposure reduced from fewer groups.
+
+In: cubes of one exposure and band, made from ramps cut to different numbers of groups (`remove_groups`). Out: the cube
+of the longest ramp with SCI, ERR, DQ and WMAP of each saturated voxel from the longest ramp that is not saturated
+there; extensions NGROUPS (groups used) and DESAT_TYPE (why not the longest: 0 it is the longest, 1 missing, 2
+partially saturated, 3 an outlier). All other voxels keep every bit.
+
+Two methods tell which voxels not to use. 'onset' (the default) asks the data: where a longer ramp's voxel is made of
+fewer detector pixels than the shorter one's (WMAP), the brightest have saturated and the mean of the others is wrong;
+and the brightness from which the ratio of the ramps falls tells partial saturation that no flag tells
+(`saturation_onset`). 'factors' uses fixed factors and signal-to-noise limits, after King et al. 2023 (RNAAS 7, 223).
+"""
+
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from command_line import ArgumentParser, run_command
+from cubes import DQ, Cube, celestial_wcs, read_cube, spaxel_scale, write_cube
+from desaturation_rules import MISSING, OUTLIER, PARTIAL, Thresholds, by_factors, by_onset, limit_steps, usable
+from errors import InputError, OptionError
+from saturation_onset import Onset, compare_ramps
+
+STEP = "desaturate"
+METHODS = ("onset", "factors")
+# What cubes of one exposure and band have in common.
+_SAME_KEYS = (
+    *("INSTRUME", "DETECTOR", "CHANNEL", "BAND", "FILTER", "GRATING", "BUNIT"),
+    *("PROGRAM", "OBSERVTN", "VISIT", "PATT_NUM", "DATE-OBS", "TIME-OBS"),
+)
+# Channels of MIRI whose 1-group ramps are left out (King et al. 2023).
+_POOR_FIRST_GROUP = ("1", "2")
+
+
+@dataclass(frozen=True)
+class Merged:
+    """The merged cube.
+
+    Attributes
+    ----------
+    ramp
+        Which of the ramps each voxel is from (0 the longest), int8, (wavelength, y, x).
+    desat_type
+        Why it is not from the longest, uint8; 0 where it is.
+    has_data
+        Where there is data in any of them, and so in the one that is used.
+    onsets
+        Of each ramp but the shortest, against what is known from the shorter ones; the longest first.
+    """
+
+    ramp: np.ndarray
+    desat_type: np.ndarray
+    has_data: np.ndarray
+    onsets: tuple[Onset, ...]
+
+    def pick(self, cubes: Sequence[np.ndarray]) -> np.ndarray:
+        """From the cubes of all ramps, longest first, the voxels that are used."""
+        picked = cubes[0].copy()
+        for number, cube in enumerate(cubes[1:], start=1):
+            np.copyto(picked, cube, where=self.ramp == number)
+        return picked
+
+
+def desaturate_cubes(
+    sci: Sequence[np.ndarray],
+    err: Sequence[np.ndarray],
+    dq: Sequence[np.ndarray],
+    coverage: Sequence[np.ndarray] | None = None,
+    *,
+    method: str = "onset",
+    maximum_step: int | None = None,
+    thresholds: Thresholds | None = None,
+) -> Merged:
+    """Decide for each voxel from which ramp to take it.
+
+    Parameters
+    ----------
+    sci, err, dq
+        Cubes of one exposure, the longest ramp first, all of one shape (wavelength, y, x) and unit. Without data are
+        voxels that are NaN, 0 or flagged DO_NOT_USE.
+    coverage
+        How many detector pixels each voxel is made of (WMAP), for 'onset'. None: not known.
+    method
+        'onset' or 'factors'.
+    maximum_step
+        By how many ramps neighbours with data (along all three axes) may differ; the voxel of the longer ramp is then
+        taken from a shorter one that has data. By default ceil(number of ramps / 5). With 'onset', voxels that are good
+        in the longest ramp are left alone, since it is known that they are not saturated.
+    thresholds
+        By default those of the class.
+
+    Returns
+    -------
+    Merged
+        `Merged.pick` applies it.
+
+    Raises
+    ------
+    OptionError
+        If the method is not known or `maximum_step` is below 1.
+    InputError
+        If the shapes differ.
+    """
+    if method not in METHODS:
+        raise OptionError(f"method {method!r} is not known: take one of {', '.join(METHODS)}.")
+    if len({cube.shape for cube in (*sci, *err, *dq)}) > 1:
+        shapes = ", ".join(str(cube.shape) for cube in sci)
+        raise InputError(f"the cubes have different shapes ({shapes}): give cubes of one exposure and band.")
+    step = math.ceil(len(sci) / 5) if maximum_step is None else maximum_step
+    if step < 1:
+        raise OptionError(f"maximum_step {step} must be 1 or more.")
+    thresholds = thresholds or Thresholds()
+    has_data = [usable(values, flags) for values, flags in zip(sci, dq, strict=True)]
+    if method == "onset":
+        ramp, desat_type, onsets = by_onset(sci, err, has_data, coverage, thresholds)
+        free = desat_type > 0
+    else:
+        ramp, desat_type = by_factors(sci, err, has_data, thresholds)
+        onsets, free = (), np.ones(ramp.shape, bool)
+    limited = limit_steps(ramp, has_data, step, free)
+    desat_type[(limited > ramp) & (desat_type == 0)] = PARTIAL
+    return Merged(limited, desat_type, np.logical_or.reduce(has_data), onsets)
+
+
+def desaturate_files(
+    paths_in: Sequence[str | Path],
+    path_out: str | Path,
+    *,
+    method: str = "onset",
+    minimum_groups: int | None = None,
+    maximum_step: int | None = None,
+    apply_ratio: bool = False,
+    **thresholds: float,
+) -> dict[str, Any]:
+    """Merge cubes of one exposure and band made from ramps of different lengths.
+
+    Parameters
+    ----------
+    paths_in
+        The cubes, in any order. The headers and other extensions of that of the longest ramp are kept.
+    path_out
+        The cube to write.
+    method, maximum_step
+        As in `desaturate_cubes`.
+    minimum_groups
+        Values of shorter ramps are not used. By default 2 in MIRI's channels 1 and 2, whose first group is poor, else
+        1. With 'onset', what they tell is used: voxels that have lost detector pixels in all ramps that may be used
+        become NaN, flagged DO_NOT_USE and SATURATED, with NGROUPS 0 and DESAT_TYPE 2.
+    apply_ratio
+        Multiply the shorter ramps by the flux ratio (long to short) measured on unsaturated voxels. The header has it
+        in any case.
+    **thresholds
+        Attributes of `Thresholds`.
+
+    Returns
+    -------
+    dict
+        'notes' and 'warnings' (lists of sentences), 'groups' (of the ramps used, longest first), 'replaced' (number of
+        voxels by DESAT_TYPE), 'flux_ratios' (of each ramp to the next shorter one, with its error).
+
+    Raises
+    ------
+    FileFormatError
+        If a file is no cube.
+    InputError
+        If the cubes are not of one exposure and band, or are fewer than two.
+    OptionError
+        If an option has a wrong name or value.
+    """
+    names = [item.name for item in fields(Thresholds)]
+    if wrong := set(thresholds) - set(names):
+        raise OptionError(f"{min(wrong)!r} is no threshold of desaturation: they are {', '.join(names)}.")
+    limits = Thresholds(**thresholds)
+    facts: dict[str, Any] = {"notes": [], "warnings": []}
+    every = _sorted_cubes([read_cube(path) for path in paths_in])
+    cubes = _long_enough(every, minimum_groups, facts)
+    groups = [_groups_of(cube) for cube in cubes]
+    sci, err, dq = ([getattr(cube, name) for cube in cubes] for name in ("sci", "err", "dq"))
+    merged = desaturate_cubes(
+        sci, err, dq, _coverage(cubes), method=method, maximum_step=maximum_step, thresholds=limits
+    )
+    onsets = merged.onsets or _compare(sci, err, dq)
+    if apply_ratio:
+        for cube, factor in zip(cubes[1:], np.cumprod([onset.ratio for onset in onsets]), strict=True):
+            cube.sci[...] *= np.float32(factor)
+            cube.err[...] *= np.float32(factor)
+    _set_data(cubes, merged)
+    if method == "onset" and len(every) > len(cubes):
+        merged = _mark_incomplete(cubes[0], every[-1], merged, facts)
+    _set_extensions(cubes[0], groups, merged)
+    options = {
+        "method": method,
+        "minimum_groups": groups[-1] if minimum_groups is None else minimum_groups,
+        "maximum_step": math.ceil(len(cubes) / 5) if maximum_step is None else maximum_step,
+        "apply_ratio": apply_ratio,
+    }
+    measured = {}
+    for longer, shorter, onset in zip(groups[:-1], groups[1:], onsets, strict=True):
+        measured[f"flux_ratio_{longer}_{shorter}"] = onset.ratio
+        measured[f"flux_ratio_error_{longer}_{shorter}"] = onset.ratio_error
+        if method == "onset":
+            measured[f"onset_{longer}"] = onset.brightness
+    cubes[0].add_note(STEP, "Desaturated", {"groups": groups, **options, **asdict(limits), **measured})
+    write_cube(cubes[0], path_out)
+    replaced = {reason: int((merged.desat_type == reason).sum()) for reason in (MISSING, PARTIAL, OUTLIER)}
+    ratios = [(onset.ratio, onset.ratio_error) for onset in onsets]
+    return facts | {"groups": groups, "replaced": replaced, "flux_ratios": ratios}
+
+
+def _groups_of(cube: Cube) -> int:
+    groups = cube.header.get("NGROUPS")
+    if not isinstance(groups, int):
+        raise InputError(f"{cube.path} has no NGROUPS in its header, so its ramp length is not known: make it anew.")
+    return groups
+
+
+def _sorted_cubes(cubes: list[Cube]) -> list[Cube]:
+    """Longest ramp first; refuses cubes that do not belong together."""
+    cubes = sorted(cubes, key=_groups_of, reverse=True)
+    first = cubes[0]
+    if len(cubes) < 2:
+        raise InputError(f"{first.path} is the only cube: give those of the same exposure with fewer groups, too.")
+    for longer, cube in pairwise(cubes):
+        if _groups_of(longer) == _groups_of(cube):
+            raise InputError(f"{longer.path} and {cube.path} both have {_groups_of(cube)} groups: give one of them.")
+    for cube in cubes[1:]:
+        for key in _SAME_KEYS:
+            if first.header.get(key) != cube.header.get(key):
+                raise InputError(
+                    f"{cube.path} is of another exposure or band than {first.path} ({key} is {cube.header.get(key)}, "
+                    f"not {first.header.get(key)}): give cubes of one exposure and band."
+                )
+        if cube.shape != first.shape or not _same_grid(first, cube):
+            raise InputError(
+                f"{cube.path} {cube.shape} and {first.path} {first.shape} have different spaxels or wavelengths: "
+                "build them alike."
+            )
+    return cubes
+
+
+def _same_grid(first: Cube, cube: Cube) -> bool:
+    # Navigation may have shifted each a little; half a spaxel is another field.
+    a, b = celestial_wcs(first.sci_header), celestial_wcs(cube.sci_header)
+    if not np.allclose(a.pixel_scale_matrix, b.pixel_scale_matrix, atol=1e-3 * spaxel_scale(first.sci_header) / 3600):
+        return False
+    place = (first.shape[2] / 2, first.shape[1] / 2)
+    shift = np.subtract(b.all_world2pix(*a.all_pix2world(*place, 0), 0), place)
+    step = np.ptp(first.wavelength) / max(first.shape[0] - 1, 1)
+    return bool(np.hypot(*shift) < 0.5 and np.allclose(first.wavelength, cube.wavelength, rtol=1e-6, atol=1e-3 * step))
+
+
+def _long_enough(cubes: list[Cube], minimum_groups: int | None, facts: dict[str, Any]) -> list[Cube]:
+    """The cubes whose values may be used."""
+    header = cubes[0].header
+    first_group_is_poor = header.get("INSTRUME") == "MIRI" and str(header.get("CHANNEL")) in _POOR_FIRST_GROUP
+    minimum = (2 if first_group_is_poor else 1) if minimum_groups is None else minimum_groups
+    chosen = [cubes[0], *(cube for cube in cubes[1:] if _groups_of(cube) >= minimum)]
+    if left_out := len(cubes) - len(chosen):
+        facts["notes"].append(f"{left_out} of {len(cubes)} cubes not used: ramps of fewer than {minimum} groups")
+    if len(chosen) == 1:
+        facts["warnings"].append(f"no shorter ramp of at least {minimum} groups: nothing could be replaced")
+    if len({cube.header.get("NEXPCUBE") for cube in cubes}) > 1:
+        facts["warnings"].append("the cubes are made of different numbers of exposures (NEXPCUBE)")
+    return chosen
+
+
+def _compare(sci: Sequence[np.ndarray], err: Sequence[np.ndarray], dq: Sequence[np.ndarray]) -> list[Onset]:
+    """Each ramp with the next shorter one."""
+    has_data = [usable(values, flags) for values, flags in zip(sci, dq, strict=True)]
+    return [
+        compare_ramps(sci[i], err[i], sci[i + 1], err[i + 1], has_data[i] & has_data[i + 1])[0]
+        for i in range(len(sci) - 1)
+    ]
+
+
+def _has_coverage(cube: Cube) -> bool:
+    return "WMAP" in cube.hdul and cube.hdul["WMAP"].shape == cube.shape
+
+
+def _coverage(cubes: Sequence[Cube]) -> list[np.ndarray] | None:
+    return [cube.hdul["WMAP"].data.astype(np.float32) for cube in cubes] if all(map(_has_coverage, cubes)) else None
+
+
+def _set_data(cubes: Sequence[Cube], merged: Merged) -> None:
+    """Put the merged data into the cube of the longest ramp."""
+    for name in ("SCI", "ERR", "DQ", "WMAP") if all(map(_has_coverage, cubes)) else ("SCI", "ERR", "DQ"):
+        target = cubes[0].hdul[name].data
+        for number, cube in enumerate(cubes[1:], start=1):
+            np.copyto(target, cube.hdul[name].data, where=merged.ramp == number)
+
+
+def _mark_incomplete(cube: Cube, shortest: Cube, merged: Merged, facts: dict[str, Any]) -> Merged:
+    """Make voxels unusable that lack pixels which the shortest ramp has, itself too short to be used."""
+    if not (_has_coverage(cube) and _has_coverage(shortest)):
+        return merged
+    lost = merged.has_data & usable(shortest.sci, shortest.dq)
+    lost &= cube.hdul["WMAP"].data < shortest.hdul["WMAP"].data
+    if not lost.any():
+        return merged
+    cube.mark_bad(lost, DQ.SATURATED)
+    facts["notes"].append(
+        f"{lost.sum()} voxels that have lost saturated detector pixels in all ramps used are made NaN"
+    )
+    desat_type = np.where(lost, np.uint8(PARTIAL), merged.desat_type)
+    return Merged(merged.ramp, desat_type, merged.has_data & ~lost, merged.onsets)
+
+
+def _set_extensions(cube: Cube, groups: Sequence[int], merged: Merged) -> None:
+    used = np.where(merged.has_data, np.array(groups, np.int16)[merged.ramp], np.int16(0))
+    cube.set_extension("NGROUPS", used, "", "Number of groups of the ramp that each voxel is from; 0 without data.")
+    comment = "Why a voxel is not from the longest ramp: there it was 1 missing, 2 partially saturated, 3 an outlier."
+    cube.set_extension("DESAT_TYPE", merged.desat_type, "", f"{comment} 0: it is from the longest.")
+
+
+def _command(argv: Sequence[str] | None) -> int:
+    parser = ArgumentParser(
+        prog="desaturate.py", description="Merge cubes of one exposure, reduced from different numbers of groups."
+    )
+    parser.add_argument(
+        "paths_in", metavar="IN", nargs="+", help="cubes to read (*_s3d.fits), two or more in any order"
+    )
+    parser.add_argument("path_out", metavar="OUT", help="cube to write")
+    parser.add_flag("method", choices=METHODS, default="onset", help="how saturated voxels are found")
+    parser.add_flag(
+        "minimum_groups", type=int, default=None, help="leave shorter ramps out (MIRI channels 1, 2: 2; else 1)"
+    )
+    parser.add_flag(
+        "maximum_step", type=int, default=None, help="ramps that neighbours may differ by (number of cubes / 5)"
+    )
+    parser.add_flag("apply_ratio", action="store_true", help="scale shorter ramps by the measured flux ratio")
+    for item in fields(Thresholds):
+        parser.add_flag(
+            item.name, type=type(item.default), default=item.default, help="threshold, see the class Thresholds"
+        )
+    facts = desaturate_files(**vars(parser.parse_args(argv)))
+    missing, partial, outliers = facts["replaced"].values()
+    print(f"replaced {missing} missing, {partial} partially saturated and {outliers} outlying voxels")
+    for note in facts["notes"]:
+        print(note)
+    for warning in facts["warnings"]:
+        print(f"warning: {warning}", file=sys.stderr)
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command `python desaturate.py IN IN... OUT [options]`; returns its exit status."""
+    return run_command(_command, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,431 @@
+"""Desaturation against simulated truth, and against plain loops written from the rules alone."""
+
+import math
+import warnings
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from conftest import run
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from saturating import make_ramps
+
+import desaturate
+from benchmarks.reference_desaturate import reference_factors, reference_onset, reference_steps, reference_usable
+from cubes import DQ, read_cube
+from desaturate import desaturate_cubes, desaturate_files
+from desaturation_rules import Thresholds, brightness_at, by_factors, by_onset, limit_steps, usable
+from errors import InputError, OptionError
+from saturation_onset import Onset, affected, compare_ramps, deviation, sum_of_three
+from simulate.cubes import simulate_cube
+from simulate.kernels import write_kernels
+from simulate.scene import Scene
+
+UTC = "2022-11-13T10:00:00"
+T = Thresholds()
+
+
+# Pixels bend here at any charge in a wide range: clean voxels lie among those that are not, and a few look like them.
+FEW = 5e-4
+
+
+def share_changed(merged, ramps):
+    """Share of the clean voxels that have been replaced."""
+    return (merged.desat_type[ramps.clean] > 0).mean()
+
+
+def merge(ramps, coverage=True, **options):
+    """Merge simulated ramps; values, errors, number of the ramp and reason."""
+    cover = ramps.coverage if coverage else None
+    merged = desaturate_cubes(ramps.sci, ramps.err, ramps.dq, cover, **options)
+    return merged.pick(ramps.sci), merged.pick(ramps.err), merged
+
+
+# --- truth ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("snr", [100.0, 300.0, 1000.0])
+def test_saturated_voxels_are_recovered_and_no_others_changed(seed, snr):
+    ramps = make_ramps(seed=seed, snr=snr)
+    sci, err, merged = merge(ramps)
+    saturated = (ramps.lost[0] | (ramps.bent[0] > 0)) & (ramps.truth > 0.05)
+    assert saturated.mean() > 0.1
+    assert merged.has_data[saturated].mean() > 0.99
+    saturated &= merged.has_data
+    relative, pull = sci / ramps.truth - 1, (sci - ramps.truth) / err
+    assert (np.abs(relative[saturated]) < 0.02).mean() > 0.999
+    assert (np.abs(pull[saturated]) < 3).mean() > 0.99
+    assert 0.8 < 1.4826 * np.median(np.abs(pull[saturated])) < 1.1
+    assert share_changed(merged, ramps) < FEW
+    untouched = merged.desat_type == 0
+    np.testing.assert_array_equal(sci[untouched], ramps.sci[0][untouched])
+    np.testing.assert_array_equal(err[untouched], ramps.err[0][untouched])
+
+
+def test_reasons_and_ramps_are_right():
+    ramps = make_ramps()
+    _, _, merged = merge(ramps)
+    missing = (ramps.coverage[0] == 0) & (ramps.coverage[-1] > 0)
+    assert (merged.desat_type[missing] == 1).all()
+    part = ramps.lost[0] & (ramps.coverage[0] > 0)
+    assert (merged.desat_type[part] == 2).all()
+    # Each voxel is from the longest ramp that is whole, if the ramps differ by more than noise hides.
+    best = np.full(ramps.truth.shape, len(ramps.groups) - 1)
+    for number in range(len(ramps.groups) - 2, -1, -1):
+        fine = ~ramps.lost[number] & (ramps.bent[number] < 3e-3)
+        best = np.where(fine, number, best)
+    free_of_steps = desaturate_cubes(ramps.sci, ramps.err, ramps.dq, ramps.coverage, maximum_step=9)
+    inside = ramps.coverage[-1] > 0
+    assert (free_of_steps.ramp[inside] >= best[inside]).mean() > 0.995
+    assert (free_of_steps.ramp[inside] - best[inside] <= 1).mean() > 0.99
+
+
+@pytest.mark.parametrize("coverage", [True, False])
+def test_partial_saturation_of_three_to_ten_per_cent_is_found(coverage):
+    ramps = make_ramps(snr=300.0)
+    _, _, merged = merge(ramps, coverage)
+    low = (ramps.bent[0] > 0.03) & (ramps.bent[0] < 0.1) & ~ramps.lost[0]
+    assert low.sum() > 300
+    assert (merged.desat_type[low] == 2).mean() > 0.99
+    slight = (ramps.bent[0] > 0.01) & (ramps.bent[0] < 0.03) & ~ramps.lost[0]
+    assert (merged.desat_type[slight] == 2).mean() > 0.9
+    # The fixed factors find none of these, and take good voxels for bad ones.
+    fixed = desaturate_cubes(ramps.sci, ramps.err, ramps.dq, method="factors")
+    assert (fixed.desat_type[low] == 2).mean() < 0.9
+    assert fixed.desat_type[ramps.clean].any()
+
+
+def test_voxels_beside_saturated_pixels_are_replaced_however_faint():
+    ramps = make_ramps(unflagged=False)
+    sci, err, merged = merge(ramps)
+    part = ramps.lost[0] & (ramps.coverage[0] > 0)
+    wrong = np.abs(ramps.sci[0] - ramps.truth) > 4 * ramps.err[0]
+    assert (part & wrong).sum() > 100
+    assert (merged.desat_type[part] == 2).all()
+    assert (np.abs(sci - ramps.truth)[part] < 4 * err[part]).mean() > 0.995
+    assert not merged.desat_type[ramps.clean].any()
+
+
+def test_without_saturation_nothing_is_changed():
+    ramps = make_ramps(well=100.0)
+    _, _, merged = merge(ramps)
+    assert not merged.desat_type.any()
+    assert all(math.isinf(onset.brightness) for onset in merged.onsets)
+
+
+def test_cosmic_rays_are_taken_out_and_not_taken_for_signal():
+    ramps = make_ramps(cosmic_rays=3e-4, well=4.0)
+    sci, err, merged = merge(ramps)
+    both = (ramps.coverage[0] > 0) & (ramps.truth > 0.05)
+    # In a late group: the shorter ramps are clean.
+    late = both & ramps.hit[0] & ~ramps.hit[2] & ~ramps.lost[0] & (ramps.bent[0] == 0)
+    bright = late & (ramps.sci[0] > 1.06 * ramps.truth) & (ramps.sci[0] - ramps.truth > 12 * ramps.err[2])
+    assert bright.sum() > 50
+    assert (merged.desat_type[bright] == 3).mean() > 0.95
+    assert (np.abs(sci - ramps.truth)[bright] < 5 * err[bright]).mean() > 0.9
+    assert share_changed(merged, ramps) < FEW
+
+
+def test_the_longest_ramp_is_kept_where_a_cosmic_ray_is_in_all():
+    ramps = make_ramps(cosmic_rays=3e-4, well=100.0)
+    _, _, merged = merge(ramps)
+    early = ramps.hit[-1] & (ramps.coverage[0] > 0)
+    assert early.sum() > 50
+    assert (merged.desat_type[early] == 0).mean() > 0.95
+
+
+def test_flux_ratio_of_ramps_is_measured_and_does_no_harm():
+    ramps = make_ramps(groups=(5, 2))
+    for cube in (ramps.sci[1], ramps.err[1]):
+        cube *= np.float32(1.03)
+    _, _, merged = merge(ramps)
+    (onset,) = merged.onsets
+    assert onset.ratio == pytest.approx(1 / 1.03, abs=5 * onset.ratio_error)
+    assert onset.ratio_error < 1e-3
+    assert share_changed(merged, ramps) < FEW
+
+
+def test_neighbours_differ_by_at_most_the_step_where_they_may_be_moved():
+    ramps = make_ramps(seed=3)
+    _, _, merged = merge(ramps, maximum_step=1)
+    replaced = (merged.desat_type > 0) & merged.has_data
+    for axis in range(3):
+        first, second = (np.moveaxis(a, axis, 0) for a in (merged.ramp, replaced))
+        step = np.abs(np.diff(first, axis=0))
+        assert step[second[1:] & second[:-1]].max() <= 1
+    assert share_changed(merged, ramps) < FEW
+
+
+# --- second route ---------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def random_ramps(draw):
+    """Cubes with NaNs, zeros, flags and repeated values in odd shapes."""
+    shape = draw(st.sampled_from([(1, 1, 1), (1, 3, 2), (7, 1, 1), (6, 2, 3), (3, 4, 1)]))
+    count = draw(st.integers(1, 5))
+    values = st.sampled_from([np.nan, 0.0, 1.0, 80.0, 95.0, 100.0, 101.0, 119.0, 125.0, 160.0, 350.0, -2.0])
+    errors = st.sampled_from([0.1, 0.3, 1.0, 5.0, np.nan])
+    flags = st.sampled_from([0, 0, 0, 1, 4, 513])
+    cover = st.sampled_from([1.0, 3.0, 4.0])
+
+    def cubes(kind, elements):
+        return [draw(hnp.arrays(kind, shape, elements=elements)) for _ in range(count)]
+
+    sci, err = cubes(np.float32, values.map(np.float32)), cubes(np.float32, errors.map(np.float32))
+    dq, coverage = cubes(np.uint32, flags), cubes(np.float32, cover.map(np.float32))
+    if draw(st.booleans()):
+        sci[draw(st.integers(0, count - 1))][0] = np.nan
+    return sci, err, dq, draw(st.sampled_from([None, coverage]))
+
+
+relaxed = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+@relaxed
+@given(random_ramps())
+def test_factors_agree_with_plain_loops(cubes):
+    sci, err, dq, _ = cubes
+    ok = [usable(s, q) for s, q in zip(sci, dq, strict=True)]
+    for got, s, q in zip(ok, sci, dq, strict=True):
+        np.testing.assert_array_equal(got, reference_usable(s, q))
+    for got, expected in zip(by_factors(sci, err, ok, T), reference_factors(sci, err, ok), strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
+@relaxed
+@given(random_ramps())
+def test_onset_method_agrees_with_plain_loops(cubes):
+    sci, err, dq, coverage = cubes
+    ok = [usable(s, q) for s, q in zip(sci, dq, strict=True)]
+    for got, expected in zip(
+        by_onset(sci, err, ok, coverage, T)[:2], reference_onset(sci, err, ok, coverage), strict=True
+    ):
+        np.testing.assert_array_equal(got, expected)
+
+
+@relaxed
+@given(random_ramps(), st.integers(1, 3), st.integers(0, 2**31))
+def test_steps_agree_with_plain_loops(cubes, step, seed):
+    sci, _, dq, _ = cubes
+    random = np.random.default_rng(seed)
+    ok = [usable(s, q) for s, q in zip(sci, dq, strict=True)]
+    # A ramp with data, where there is one.
+    order = random.permutation(len(sci))
+    ramp = np.zeros(sci[0].shape, np.int8)
+    for number in order:
+        ramp[ok[number] & (random.random(ramp.shape) < 0.6)] = number
+    ramp = np.where(np.choose(ramp, ok), ramp, np.argmax(ok, axis=0)).astype(np.int8)
+    free = random.random(ramp.shape) < 0.7
+    np.testing.assert_array_equal(limit_steps(ramp, ok, step, free), reference_steps(ramp, ok, step, free))
+
+
+@relaxed
+@given(random_ramps())
+def test_every_result_is_data_of_one_of_the_ramps(cubes):
+    sci, err, dq, coverage = cubes
+    for method in desaturate.METHODS:
+        merged = desaturate_cubes(sci, err, dq, coverage, method=method)
+        ok = np.array([usable(s, q) for s, q in zip(sci, dq, strict=True)])
+        np.testing.assert_array_equal(merged.has_data, ok.any(axis=0))
+        np.testing.assert_array_equal(merged.ramp[~ok.any(axis=0)], 0)
+        np.testing.assert_array_equal(merged.desat_type > 0, merged.ramp > 0)
+
+
+@relaxed
+@given(hnp.arrays(np.float32, st.tuples(st.integers(1, 9), st.just(2), st.just(1)), elements=st.floats(0, 9, width=32)))
+def test_brightness_is_the_median_of_five(best):
+    known = best != 3
+    got = brightness_at(best, known, np.arange(best.size)).reshape(best.shape)
+    for w, y, x in np.ndindex(*best.shape):
+        five = [best[v, y, x] if 0 <= v < len(best) and known[v, y, x] else best[w, y, x] for v in range(w - 2, w + 3)]
+        if known[w, y, x]:
+            assert got[w, y, x] == np.float32(np.median(five))
+
+
+def test_affected_agrees_with_a_plain_loop():
+    random = np.random.default_rng(5)
+    onset = Onset(1.0, 0.0, (1.5, 2.0), 10.0, (10.0, 20.0, 30.0), (0.1, 0.6, 0.95))
+    brightness = random.uniform(0, 40, (30, 5, 4)).astype(np.float32)
+    brightness[3] = np.nan
+    z = random.normal(-2, 4, brightness.shape).astype(np.float32)
+    smooth = sum_of_three(z, np.arange(z.size)).reshape(z.shape)
+    nearby = random.random(z.shape) < 0.2
+    got = affected(onset, z, smooth, brightness, nearby)
+    for i in np.ndindex(*z.shape):
+        neighbours = [z[w, i[1], i[2]] for w in range(i[0] - 1, i[0] + 2) if 0 <= w < len(z)]
+        assert smooth[i] == pytest.approx(sum(neighbours) / math.sqrt(3), abs=1e-5)
+        b = brightness[i]
+        limit = 3.0 if b >= 30 else 3.5 if b >= 20 else 4.0
+        low = z[i] < -limit or (z[i] < -2 and smooth[i] < -limit)
+        expected = low and (b >= 8.5 or nearby[i])
+        assert got[i] == expected
+
+
+def test_deviation_is_in_units_of_the_errors():
+    z = deviation(*(np.float32([v]) for v in (12.0, 0.3, 10.0, 0.4)), 1.1)
+    assert z[0] == pytest.approx((12 - 11) / math.sqrt(0.3**2 + 0.4**2 + (0.0005 * 11) ** 2), rel=1e-5)
+
+
+@pytest.mark.parametrize("depth", [0.02, 0.06])
+def test_onset_is_found_where_it_is(depth):
+    random = np.random.default_rng(2)
+    brightness = random.uniform(1, 100, (100, 20, 20)).astype(np.float32)
+    short = brightness * (1 + 0.004 * random.standard_normal(brightness.shape)).astype(np.float32)
+    long = brightness * (1 + 0.003 * random.standard_normal(brightness.shape)).astype(np.float32)
+    long *= np.where(brightness > 70, 1 - depth * (brightness - 70) / 30, 1).astype(np.float32)
+    error = 0.004 * brightness
+    everywhere = np.ones(brightness.shape, bool)
+    onset, z = compare_ramps(
+        long, error, short, error, everywhere, brightness=lambda places: brightness.ravel()[places]
+    )
+    assert 1.4826 * np.median(np.abs(z[brightness < 60])) == pytest.approx(1, abs=0.1)
+    # By the time the ratio has fallen by the 0.4 per cent that count.
+    assert 66 < onset.brightness < 72 + 30 * 0.004 / depth
+    assert onset.ratio == pytest.approx(1, abs=3e-4)
+    assert onset.noise[0] == pytest.approx(math.hypot(0.004, 0.003) / (0.004 * math.sqrt(2.25)), rel=0.1)
+    assert onset.share[-1] > 0.5
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("kernels")
+    write_kernels(directory, UTC, UTC, "neptune")
+    return Scene("neptune", directory)
+
+
+@pytest.fixture(scope="module")
+def files(scene, tmp_path_factory):
+    """Five cubes of channel 3 with the simulated ramps in them, and the ramps."""
+    directory = tmp_path_factory.mktemp("cubes")
+    ramps = make_ramps(shape=(60, 24, 26))
+    base = simulate_cube(scene, UTC, directory / "base_s3d.fits", "3", n_wave=60, shape=(24, 26))
+    paths = [write_ramp(base, directory / f"{n}_s3d.fits", ramps, i) for i, n in enumerate(ramps.groups)]
+    return paths, ramps
+
+
+def write_ramp(base, path, ramps, number, **header):
+    with fits.open(base) as hdul:
+        hdul["SCI"].data[:], hdul["ERR"].data[:] = ramps.sci[number], ramps.err[number]
+        hdul["DQ"].data[:], hdul["WMAP"].data[:] = ramps.dq[number], ramps.coverage[number]
+        hdul.append(fits.ImageHDU(np.full((24, 26), float(number)), name="LAT"))
+        for key, value in {"NGROUPS": ramps.groups[number], **header}.items():
+            hdul[0].header[key] = value
+        hdul.writeto(path)
+    return path
+
+
+def test_file_has_the_merged_cube_and_all_that_the_longest_had(files, tmp_path):
+    paths, ramps = files
+    facts = desaturate_files([paths[i] for i in (2, 0, 4, 1, 3)], tmp_path / "out_s3d.fits")
+    assert facts["groups"] == ramps.groups
+    assert facts["warnings"] == []
+    sci, err, merged = merge(ramps)
+    cube, longest = read_cube(tmp_path / "out_s3d.fits"), read_cube(paths[0])
+    np.testing.assert_array_equal(cube.sci, sci)
+    np.testing.assert_array_equal(cube.err, err)
+    np.testing.assert_array_equal(cube.hdul["DESAT_TYPE"].data, merged.desat_type)
+    used = cube.hdul["NGROUPS"].data
+    np.testing.assert_array_equal(used, np.where(merged.has_data, np.array(ramps.groups)[merged.ramp], 0))
+    assert not cube.good[used == 0].any()
+    assert [hdu.name for hdu in cube.hdul] == [hdu.name for hdu in longest.hdul] + ["NGROUPS", "DESAT_TYPE"]
+    np.testing.assert_array_equal(cube.hdul["LAT"].data, longest.hdul["LAT"].data)
+    np.testing.assert_array_equal(cube.hdul["WMAP"].data, merged.pick(ramps.coverage))
+    untouched = merged.desat_type == 0
+    for name in ("SCI", "ERR", "DQ"):
+        np.testing.assert_array_equal(cube.hdul[name].data[untouched], longest.hdul[name].data[untouched])
+    header = cube.header
+    assert header["REDUCT1"] == "Desaturated"
+    assert header["NGROUPS"] == 5
+    assert header["DESATURATE METHOD"] == "onset"
+    assert header["DESATURATE FLUX_RATIO_5_4"] == pytest.approx(1, abs=0.01)
+    assert facts["replaced"] == {k: int((merged.desat_type == k).sum()) for k in (1, 2, 3)}
+
+
+def test_file_opens_in_jwst_without_a_warning(files, tmp_path):
+    from stdatamodels.jwst import datamodels
+
+    desaturate_files(files[0], tmp_path / "out_s3d.fits")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with datamodels.open(tmp_path / "out_s3d.fits") as model:
+            assert isinstance(model, datamodels.IFUCubeModel)
+            assert model.data.shape == (60, 24, 26)
+
+
+def test_ratio_is_applied_on_request(files, tmp_path, scene):
+    paths, ramps = files
+    bright = write_ramp(paths[3], tmp_path / "bright.fits", ramps, 3)
+    with fits.open(bright, mode="update") as hdul:
+        hdul["SCI"].data *= np.float32(1.02)
+        hdul["ERR"].data *= np.float32(1.02)
+    for apply_ratio, excess in ((False, 0.02), (True, 0.0)):
+        desaturate_files([paths[0], bright], tmp_path / "out_s3d.fits", apply_ratio=apply_ratio)
+        cube = read_cube(tmp_path / "out_s3d.fits")
+        taken = (cube.hdul["NGROUPS"].data == 2) & ~ramps.lost[3] & (ramps.bent[3] == 0)
+        assert np.median(cube.sci[taken] / ramps.truth[taken]) == pytest.approx(1 + excess, abs=1e-3)
+        pull = (cube.sci - ramps.truth * (1 + excess))[taken] / cube.err[taken]
+        assert 0.8 < 1.4826 * np.median(np.abs(pull)) < 1.2
+
+
+def test_one_group_is_left_out_in_channels_1_and_2_but_what_it_tells_is_used(files, tmp_path):
+    paths, ramps = files
+    cubes = [write_ramp(path, tmp_path / path.name, ramps, i, CHANNEL="2") for i, path in enumerate(paths)]
+    facts = desaturate_files(cubes, tmp_path / "out_s3d.fits")
+    assert facts["groups"] == [5, 4, 3, 2]
+    assert any("fewer than 2 groups" in note for note in facts["notes"])
+    cube = read_cube(tmp_path / "out_s3d.fits")
+    incomplete = ramps.lost[3]
+    assert incomplete.sum() > 20
+    assert not cube.good[incomplete].any()
+    kept_data = incomplete & (ramps.coverage[3] > 0)
+    assert (cube.dq[kept_data] & DQ.SATURATED > 0).all()
+    assert (cube.hdul["NGROUPS"].data[incomplete] == 0).all()
+    assert desaturate_files(cubes, tmp_path / "out_s3d.fits", minimum_groups=1)["groups"] == [5, 4, 3, 2, 1]
+
+
+def test_cubes_that_do_not_belong_together_are_refused(files, tmp_path, scene):
+    paths, ramps = files
+    out = tmp_path / "out_s3d.fits"
+    with pytest.raises(InputError, match="both have 5 groups"):
+        desaturate_files([paths[0], paths[0]], out)
+    with pytest.raises(InputError, match="only cube"):
+        desaturate_files([paths[0]], out)
+    other = write_ramp(paths[1], tmp_path / "other.fits", ramps, 1, **{"TIME-OBS": "23:00:00.000"})
+    with pytest.raises(InputError, match=r"another exposure or band.*TIME-OBS"):
+        desaturate_files([paths[0], other], out)
+    shifted = write_ramp(paths[1], tmp_path / "shifted.fits", ramps, 1)
+    with fits.open(shifted, mode="update") as hdul:
+        hdul["SCI"].header["CRVAL2"] += 1 / 3600
+    with pytest.raises(InputError, match="different spaxels"):
+        desaturate_files([paths[0], shifted], out)
+    unknown = write_ramp(paths[1], tmp_path / "unknown.fits", ramps, 1, NGROUPS="many")
+    with pytest.raises(InputError, match="NGROUPS"):
+        desaturate_files([paths[0], unknown], out)
+    with pytest.raises(OptionError, match="no threshold"):
+        desaturate_files(paths, out, partial=3.0)
+    with pytest.raises(OptionError, match="method"):
+        desaturate_files(paths, out, method="magic")
+    with pytest.raises(OptionError, match="maximum_step"):
+        desaturate_files(paths, out, maximum_step=0)
+    assert not out.exists()
+
+
+def test_command(files, tmp_path):
+    paths, _ = files
+    out = tmp_path / "out_s3d.fits"
+    done = run("desaturate.py", *reversed(paths), out, "--maximum-step", 2, "--outlier_sigma", 8)
+    assert done.returncode == 0, done.stderr
+    assert "replaced" in done.stdout
+    header = fits.getheader(out)
+    assert header["DESATURATE MAXIMUM_STEP"] == 2
+    assert header["DESATURATE OUTLIER_SIGMA"] == 8
+    failed = run("desaturate.py", paths[0], tmp_path / "none.fits", out)
+    assert failed.returncode == 2
+    assert failed.stderr.count("\n") == 1
