@@ -18,7 +18,7 @@ test: .venv/installed-dev
 	$(BIN)/python -m pytest
 
 bench: .venv/installed
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks; $(BIN)/python -m benchmarks.bench_desaturate; $(BIN)/python -m benchmarks.bench_defringe
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

@@ -6,6 +6,7 @@ An instrument's script describes the instrument (`Instrument`) and hands it to `
 from __future__ import annotations
 
 import difflib
+import importlib
 import inspect
 import re
 import sys
@@ -15,18 +16,33 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import correction_plans
 import jwst_stages
 import reduction
 import stage_plans
+from correction_plans import LEAST_DITHERS_FOR_FLAT
 from cubes import SOFTWARE_VERSION
 from errors import DataRootError, OptionError
 from instruments import Instrument
-from observations import find_exposures
+from observations import ExposureRoles, find_exposures
 from pipeline import Plan, RunResult, Task, check_disk_space, pending_tasks, run_plan
 from pipeline_input import Input, find_input
 from reduction import Options, Product, Step
 
 JWST_STAGES = ("stage1", "stage2", "stage3")
+VARIANT_SWITCHES = ("background_subtract", "defringe", "defringe_1d", "correct_psf")
+# The functions whose parameters `step_kwargs` takes, for steps that are not stages of `jwst`.
+STEP_FUNCTIONS = {
+    "remove_groups": "remove_groups:remove_groups_file",
+    "defringe": "defringe:defringe_file",
+    "defringe_1d": "defringe:defringe_1d_file",
+    "navigate": "navigate:navigate_file",
+    "psf": "psf_correct:psf_correct_file",
+    "desaturate": "desaturate:desaturate_files",
+    "flat": "construct_flat_field:construct_flat_field_files",
+    "despike": "despike:despike_file",
+    "plot": "summary_plots:plot_file",
+}
 WEIGHTINGS = ("drizzle", "emsm", "msm")
 # Products of an exposure through stages 1-3 and their cubes come to about this many times its raw size.
 DISK_FACTOR = 12
@@ -42,15 +58,15 @@ def run_pipeline(
     parallel: float | bool = False,
     overwrite: bool = False,
     dry_run: bool = False,
-    background_subtract: bool | str = "both",
-    background_path: str | Path | None = None,
-    cube_build_weighting: str = "drizzle",
-    basic_navigation: bool = False,
-    fit_pointing: bool = False,
-    step_kwargs: Mapping[str, Mapping[str, Any]] | None = None,
     command: Sequence[str] = (),
+    **values: Any,
 ) -> RunResult | None:
     """Reduce the observation in `root_path`; the instruments' `run_pipeline` functions describe the parameters.
+
+    Parameters
+    ----------
+    **values
+        Fields of `reduction.Options`.
 
     Returns
     -------
@@ -63,15 +79,7 @@ def run_pipeline(
         If the input or an option is wrong; nothing has been done then.
     """
     root = Path(root_path).expanduser().resolve()
-    options = Options(
-        root=root,
-        background_subtract=background_subtract,
-        background_path=None if background_path is None else Path(background_path).expanduser().resolve(),
-        cube_build_weighting=cube_build_weighting,
-        basic_navigation=basic_navigation,
-        fit_pointing=fit_pointing,
-        step_kwargs=step_kwargs or {},
-    )
+    options = make_options(root, **values)
     active = select_steps(instrument.step_names, skip_steps, start_step, end_step)
     _check_options(instrument, options)
     found = find_input(instrument, root, active)
@@ -122,6 +130,17 @@ def _place(path: Path) -> str:
     return "/".join([path.parts[0], *("*" for _ in path.parts[1:-1]), name])
 
 
+def make_options(root: Path, **values: Any) -> Options:
+    """The options of a run, with paths made absolute and None for what is not given."""
+    for name in ("background_path", "flat_data_path"):
+        if values.get(name) is not None:
+            values[name] = Path(values[name]).expanduser().absolute()
+    if values.get("groups_to_use") is not None:
+        values["groups_to_use"] = tuple(values["groups_to_use"])
+    values["step_kwargs"] = values.get("step_kwargs") or {}
+    return Options(root=root, **values)
+
+
 def _option_names() -> list[str]:
     return [name for name in Options.__dataclass_fields__ if name != "root"]
 
@@ -160,8 +179,14 @@ def _check_options(instrument: Instrument, options: Options) -> None:
         raise OptionError(
             f"--cube_build_weighting: {options.cube_build_weighting!r} is unknown; take one of {', '.join(WEIGHTINGS)}."
         )
-    if options.background_subtract not in (True, False, "both"):
-        raise OptionError(f"background_subtract is {options.background_subtract!r}; take True, False or 'both'.")
+    for name in VARIANT_SWITCHES:
+        if getattr(options, name) not in (True, False, "both"):
+            raise OptionError(f"{name} is {getattr(options, name)!r}; take True, False or 'both'.")
+    if options.desaturate not in (True, False, "ramp"):
+        raise OptionError(f"desaturate is {options.desaturate!r}; take True, False or 'ramp'.")
+    for name, needs in (("correct_psf", options.correct_psf), ("construct_flats", options.construct_flats)):
+        if options.basic_navigation and needs:
+            raise OptionError(f"--{name} needs all backplanes: leave --basic_navigation out.")
     for step, parameters in options.step_kwargs.items():
         if step not in instrument.step_names:
             nearest = difflib.get_close_matches(step, instrument.step_names, n=1, cutoff=0)[0]
@@ -178,10 +203,10 @@ def _check_options(instrument: Instrument, options: Options) -> None:
 
 
 def _check_function_parameters(step: str, parameters: Mapping[str, Any]) -> None:
-    if step == "navigate":
-        from navigate import navigate_file as function
-    elif step == "plot":
-        from summary_plots import plot_file as function
+    module, name = STEP_FUNCTIONS[step].split(":")
+    function = getattr(importlib.import_module(module), name)
+    if any(p.kind is p.VAR_KEYWORD for p in inspect.signature(function).parameters.values()):
+        return  # it checks them itself
     known = [name for name, p in inspect.signature(function).parameters.items() if p.kind is p.KEYWORD_ONLY]
     for name in parameters:
         if name not in known:
@@ -202,9 +227,22 @@ def make_plan(instrument: Instrument, options: Options, active: Sequence[str], f
     if options.background_subtract is True or options.background_path is not None:
         for mode in dict.fromkeys(e.mode for e in roles.science if e.mode not in modes):
             messages.append(f"no background for {' '.join(part for part in mode if part != 'N/A')}: not subtracted")
+    if options.construct_flats:
+        messages += _too_few_dithers(roles)
     steps = _steps(instrument, options, backgrounds, active)
     tasks = reduction.plan_steps(steps, active, found.products, options)
     return Plan(root=options.root, steps=tuple(active), tasks=tuple(tasks)), messages
+
+
+def _too_few_dithers(roles: ExposureRoles) -> list[str]:
+    dithers: dict[tuple[str, ...], set[int]] = {}
+    for exposure in roles.science:
+        dithers.setdefault(exposure.setting, set()).add(exposure.dither)
+    return [
+        f"no flat is constructed for {' '.join(setting)}: {LEAST_DITHERS_FOR_FLAT} dithers needed, {len(numbers)} there"
+        for setting, numbers in dithers.items()
+        if len(numbers) < LEAST_DITHERS_FOR_FLAT
+    ]
 
 
 def _steps(
@@ -218,7 +256,7 @@ def _steps(
     jwst = jwst_stages.versions()
     own = {"pipeline": SOFTWARE_VERSION}
     kernel_path = options.of_step("navigate").get("kernel_path")
-    needs_kernels = not options.basic_navigation and {"navigate", "plot"} & set(active)
+    needs_kernels = not options.basic_navigation and {"navigate", "psf", "plot"} & set(active)
     geometric = own | ({"kernels": kernel_fingerprint(kernel_path)} if needs_kernels else {})
     stage1 = partial(stage_plans.plan_stage1, defaults=instrument.stage1_defaults, versions=jwst)
     stage2 = partial(
@@ -231,6 +269,13 @@ def _steps(
         "stage1": ("uncal", stage1),
         "stage2": ("rate", stage2),
         "stage3": ("cal", stage3),
+        "remove_groups": ("uncal", partial(correction_plans.plan_remove_groups, versions=jwst)),
+        "defringe": ("cal", partial(correction_plans.plan_defringe, versions=jwst)),
+        "defringe_1d": ("cube", partial(correction_plans.plan_defringe_1d, versions=jwst | own)),
+        "psf": ("cube", partial(correction_plans.plan_psf, versions=geometric)),
+        "desaturate": ("cube", partial(correction_plans.plan_desaturate, versions=own)),
+        "flat": ("cube", partial(correction_plans.plan_flat, versions=own)),
+        "despike": ("cube", partial(correction_plans.plan_despike, versions=own, stage=instrument.despike_stage)),
         "navigate": ("cube", partial(stage_plans.plan_navigate, versions=geometric)),
         "plot": ("cube", partial(stage_plans.plan_plot, prefix=instrument.plot_prefix, versions=geometric)),
     }
@@ -267,12 +312,17 @@ def _prepare(instrument: Instrument, options: Options, pending: Sequence[Task], 
     """Make sure that what the pending tasks need is there: reference files, disk space."""
     if not pending:
         return
-    stages = sorted({task.step for task in pending} & set(JWST_STAGES))
+    steps = {task.step for task in pending}
+    stages = sorted(steps & set(JWST_STAGES) | ({"stage2"} if "defringe" in steps else set()))
     if not stages:
         return
     raw = [product for product in products if product.path.exists() and product.level != "cube"]
     check_disk_space(options.root, DISK_FACTOR * sum(product.path.stat().st_size for product in raw))
-    defaults = {"stage2": instrument.stage2_defaults, "stage3": instrument.stage3_defaults}
+    stage2 = instrument.stage2_defaults
+    if "defringe" in steps:
+        # That step is one of stage 2 in `jwst`, where it is skipped by default.
+        stage2 = {**stage2, "residual_fringe": {"skip": False}}
+    defaults = {"stage2": stage2, "stage3": instrument.stage3_defaults}
     wanted = {
         product.path: {
             stage: stage_plans.merged_steps(

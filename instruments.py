@@ -28,6 +28,8 @@ class Instrument:
         Parameters of the `jwst` steps where ours differ from the package's.
     plot_prefix
         First part of the name of a cube's plot.
+    despike_stage
+        Directory of the despiked cubes.
     """
 
     name: str
@@ -38,3 +40,4 @@ class Instrument:
     stage2_defaults: StepDefaults
     stage3_defaults: StepDefaults
     plot_prefix: Callable[[Product], str]
+    despike_stage: str

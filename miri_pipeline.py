@@ -19,7 +19,20 @@ from observations import Exposure
 from pipeline import RunResult
 from reduction import Product
 
-STEPS = ("stage1", "stage2", "stage3", "navigate", "plot")
+STEPS = (
+    "remove_groups",
+    "stage1",
+    "stage2",
+    "defringe",
+    "stage3",
+    "defringe_1d",
+    "navigate",
+    "psf",
+    "desaturate",
+    "flat",
+    "despike",
+    "plot",
+)
 BAND_LETTERS = {"short": "A", "medium": "B", "long": "C"}
 # Ramps this short have no groups to spare: these steps would flag those that are left.
 SHORT_RAMP_GROUPS = 3
@@ -58,6 +71,7 @@ MIRI = Instrument(
         "spectral_leak": {"skip": True},
     },
     plot_prefix=plot_prefix,
+    despike_stage="stage5_despike",
 )
 
 
@@ -75,6 +89,13 @@ def run_pipeline(
     cube_build_weighting: str = "drizzle",
     basic_navigation: bool = False,
     fit_pointing: bool = False,
+    desaturate: bool | str = False,
+    groups_to_use: Iterable[int] | None = None,
+    defringe: bool | str = False,
+    defringe_1d: bool | str = "both",
+    correct_psf: bool | str = False,
+    flat_data_path: str | Path | None = None,
+    construct_flats: bool = False,
     step_kwargs: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> RunResult | None:
     """Reduce the MIRI/MRS observation in a folder.
@@ -84,7 +105,7 @@ def run_pipeline(
     root_path
         Folder that holds `stage0/*_uncal.fits`; everything that is made goes into it.
     skip_steps
-        Steps to leave out, of 'stage1', 'stage2', 'stage3', 'navigate', 'plot'.
+        Steps to leave out; see `STEPS`.
     start_step, end_step
         First and last step to run.
     parallel
@@ -105,6 +126,18 @@ def run_pipeline(
         Only RA and Dec backplanes, without SPICE kernels.
     fit_pointing
         Find the disc in each cube and correct the pointing by it.
+    desaturate
+        True: reduce the data also with fewer groups and take saturated voxels from those. 'ramp': choose the groups of
+        each detector pixel before the ramp fit; stages 2 and 3 run once only.
+    groups_to_use
+        Numbers of groups for `desaturate`; None: all.
+    defringe, defringe_1d, correct_psf
+        True, False or 'both': correct residual fringes of the calibrated exposures (2-D), of the cubes' spectra (1-D),
+        the darkening of the limb by the PSF.
+    flat_data_path
+        Flat file, folder of flats, or file name in which {channel}, {band} and {fringe} are filled in.
+    construct_flats
+        Make flats of this observation's own dithers (at least four) and use them.
     step_kwargs
         Parameters of single steps; those of stages 1-3 by `jwst` step:
         {'stage1': {'jump': {'rejection_threshold': 5.0}}, 'navigate': {'ra_offset': 0.1}}.

@@ -55,9 +55,33 @@ def make_parser(instrument: Instrument, program: str) -> ArgumentParser:
     )
     parser.add_flag("overwrite", action="store_true", help="make everything anew, also what is done")
     parser.add_flag("dry_run", action="store_true", help="print what would be done and stop")
-    add_switch(parser, "background_subtract", "both", "subtract the background, where there is one")
+    switches = [("background_subtract", "both", "subtract the background, where there is one")]
+    if instrument.name == "MIRI":
+        switches += [
+            ("defringe", False, "correct residual fringes of the calibrated exposures (2-D)"),
+            ("defringe_1d", "both", "correct residual fringes of the cubes' spectra (1-D)"),
+            ("correct_psf", False, "divide by the darkening of the limb by the PSF"),
+        ]
+    for name, default, text in switches:
+        add_switch(parser, name, default, text)
+    parser.add_flag(
+        "desaturate",
+        nargs="?",
+        const=True,
+        default=False,
+        type=_desaturation,
+        metavar="ramp",
+        help="recover saturated voxels from shorter ramps, or (ramp) choose the groups of each pixel before the fit",
+    )
     parser.add_flag("background_path", metavar="ROOT", help="root of the reduced background observation")
     parser.add_flag("cube_build_weighting", default="drizzle", metavar="NAME", help=f"one of {', '.join(WEIGHTINGS)}")
+    parser.add_flag("groups_to_use", type=_numbers, metavar="N,N,...", help="ramp lengths for --desaturate (all)")
+    parser.add_flag(
+        "flat_data_path", metavar="PATH", help="flat file, folder of flats or name with {channel} and {band}"
+    )
+    parser.add_flag(
+        "construct_flats", action="store_true", help="make flats of this observation's dithers and use them"
+    )
     parser.add_flag("basic_navigation", action="store_true", help="only RA and Dec backplanes; needs no SPICE kernels")
     parser.add_flag("fit_pointing", action="store_true", help="find the disc in each cube and correct its pointing")
     parser.add_flag(
@@ -68,6 +92,19 @@ def make_parser(instrument: Instrument, program: str) -> ArgumentParser:
         help='parameters of steps: {"stage1": {"jump": {"skip": true}}, "navigate": {"ra_offset": 0.1}}',
     )
     return parser
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise OptionError(f"--groups_to_use: {text!r} is no list of numbers; write 1,2,3.") from error
+
+
+def _desaturation(text: str) -> str:
+    if text != "ramp":
+        raise OptionError(f"--desaturate: {text!r} is unknown; give nothing or 'ramp'.")
+    return text
 
 
 def _fraction(text: str) -> float | bool:

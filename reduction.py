@@ -87,6 +87,13 @@ class Options:
     cube_build_weighting: str = "drizzle"
     basic_navigation: bool = False
     fit_pointing: bool = False
+    desaturate: bool | str = False
+    groups_to_use: tuple[int, ...] | None = None
+    defringe: bool | str = False
+    defringe_1d: bool | str = "both"
+    correct_psf: bool | str = False
+    flat_data_path: str | None = None
+    construct_flats: bool = False
     step_kwargs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def of_step(self, step: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from observations import Exposure, tile_labels
 from pipeline import Task
+from ramp_desaturation import stage1_steps
 from reduction import Made, Options, Product
 
 GIGABYTE = 1e9
@@ -43,7 +44,7 @@ def plan_stage1(
             arguments={
                 "path_in": product.path,
                 "path_out": out,
-                "steps": merged_steps(defaults(product.exposure), options.of_step("stage1")),
+                "steps": stage1_parameters(product, options, defaults),
             },
             inputs=(product.path,),
             outputs=(out,),
@@ -51,6 +52,17 @@ def plan_stage1(
             memory=0.5 * GIGABYTE + 30 * size,
         )
         yield Made(task, [dataclasses.replace(product, path=out, level="rate")])
+
+
+def stage1_parameters(
+    product: Product, options: Options, defaults: Callable[[Exposure], Mapping[str, Mapping[str, Any]]]
+) -> dict[str, dict[str, Any]]:
+    """Parameters of the steps of stage 1 for one exposure, cut to fewer groups or not."""
+    exposure = product.exposure
+    if product.groups is not None:
+        exposure = dataclasses.replace(exposure, groups=product.groups)
+    steps = merged_steps(defaults(exposure), options.of_step("stage1"))
+    return stage1_steps(steps) if options.desaturate == "ramp" else steps
 
 
 def plan_stage2(

@@ -1,7 +1,7 @@
 """Residual fringes the plain way: one call of the library for each spaxel.
 
-Written from the definition, not for speed; the tests hold `defringe.defringe_cube` against it and `benchmarks` tells how
-much faster that is.
+Written from the definition, not for speed: the tests hold `defringe.defringe_cube` against it, and `benchmarks` tells
+how much faster that is.
 """
 
 import logging

@@ -95,6 +95,21 @@ def _navigate(path: Path, kernels: Path) -> Benchmark:
     )
 
 
+def _plot(path: Path, kernels: Path) -> Benchmark:
+    from navigate import navigate_file
+    from summary_plots import plot_file
+
+    navigated = path.with_name("plotted_s3d_nav.fits")
+    navigate_file(path, navigated, kernel_path=kernels)
+    return Benchmark(
+        name="plot",
+        run=lambda: plot_file(navigated, path.with_name("plot.png"), kernel_path=kernels),
+        reference=None,
+        limit=lambda floor: 1.0,
+        rule="1 s",
+    )
+
+
 def _best_times(functions: Sequence[Callable[[], object]], rounds: int) -> list[float]:
     # In turn, so that a busy moment of the machine strikes all of them.
     times = np.full((rounds, len(functions)), np.inf)
@@ -116,6 +131,8 @@ def _peak_memory(function: Callable[[], object]) -> int:
 
 
 def _command(argv: Sequence[str] | None) -> int:
+    from benchmarks import bench_corrections, bench_flat
+
     parser = ArgumentParser(prog="python -m benchmarks", description="Time the steps on a full MRS cube.")
     parser.add_argument("--rounds", type=int, default=5, help="runs of each, of which the best counts")
     rounds = parser.parse_args(argv).rounds
@@ -132,7 +149,15 @@ def _command(argv: Sequence[str] | None) -> int:
             write_cube(read_cube(path), directory / "copied.fits")
 
         missed = 0
-        for benchmark in (_navigate(path, directory / "kernels"),):
+        for prepare in (
+            _navigate,
+            bench_corrections.psf_correct,
+            bench_flat.construct_flat_field,
+            bench_flat.flat_field,
+            bench_corrections.despike,
+            _plot,
+        ):
+            benchmark = prepare(path, directory / "kernels")
             benchmark.run()
             floor_time, step_time = _best_times([floor, benchmark.run], rounds)
             plain = _best_times([benchmark.reference], 1)[0] + floor_time if benchmark.reference else np.nan

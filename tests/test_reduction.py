@@ -44,13 +44,14 @@ def outputs(tasks, step, root):
 
 
 def test_four_dithers_make_their_cubes_and_one_combined(root):
-    tasks = plan(root, [observe(root, dither=n) for n in range(1, 5)])
+    tasks = plan(root, [observe(root, dither=n) for n in range(1, 5)], defringe_1d=False)
     places = ["combined", "d1", "d2", "d3", "d4"]
     names = ["Level3_ch1-short_s3d", "Level3_ch2-short_s3d"]
     assert outputs(tasks, "stage3", root) == [f"stage3/{p}/{n}.fits" for p in places for n in names]
     assert outputs(tasks, "navigate", root) == [f"stage3/{p}/{n}_nav.fits" for p in places for n in names]
+    assert outputs(tasks, "despike", root) == [f"stage5_despike/{p}/{n}_nav.fits" for p in places for n in names]
     assert outputs(tasks, "plot", root) == [
-        f"plots/stage3/{p}/{band}A_{n}_nav.png" for p in places for band, n in zip("12", names, strict=True)
+        f"plots/stage5_despike/{p}/{band}A_{n}_nav.png" for p in places for band, n in zip("12", names, strict=True)
     ]
     combined = next(task for task in tasks if task.step == "stage3" and len(task.inputs) == 4)
     assert combined.minimum_inputs == 1
@@ -115,16 +116,75 @@ def test_stale_files_are_no_inputs(root):
 
 def test_a_skipped_step_starves_none_after_it(root):
     exposure = observe(root)
-    tasks = plan(root, [exposure], active=[s for s in STEPS if s != "navigate"])
+    active = [step for step in STEPS if step not in ("navigate", "despike")]
+    tasks = plan(root, [exposure], active=active, defringe_1d=False)
     plotted = [task.inputs[0].name for task in tasks if task.step == "plot"]
     assert plotted == ["Level3_ch1-short_s3d.fits", "Level3_ch2-short_s3d.fits"]
     # What the skipped step has made before is newer than what it reads.
     made = root / "stage3" / "d1" / "Level3_ch1-short_s3d_nav.fits"
     made.parent.mkdir(parents=True)
     made.touch()
-    tasks = plan(root, [exposure], active=[s for s in STEPS if s != "navigate"])
+    tasks = plan(root, [exposure], active=active, defringe_1d=False)
     plotted = [task.inputs[0].name for task in tasks if task.step == "plot"]
     assert sorted(plotted) == ["Level3_ch1-short_s3d_nav.fits", "Level3_ch2-short_s3d.fits"]
+
+
+@pytest.mark.parametrize(
+    ("switch", "tag"), [("defringe", "fringe"), ("defringe_1d", "fringe1d"), ("correct_psf", "psf")]
+)
+@pytest.mark.parametrize(("value", "tagged"), [(False, [False]), (True, [True]), ("both", [False, True])])
+def test_a_variant_is_made_instead_or_besides(root, switch, tag, value, tagged):
+    options = {"defringe_1d": False, switch: value}
+    despiked = outputs(plan(root, [observe(root)], **options), "despike", root)
+    places = {False: "d1", True: f"d1_{tag}"}
+    names = ["Level3_ch1-short_s3d_nav.fits", "Level3_ch2-short_s3d_nav.fits"]
+    assert despiked == sorted(f"stage5_despike/{places[t]}/{name}" for t in tagged for name in names)
+
+
+def test_variants_multiply_and_their_names_are_sorted(root):
+    tasks = plan(root, [observe(root)], defringe="both", defringe_1d="both", correct_psf="both")
+    places = {Path(path).parts[1] for path in outputs(tasks, "despike", root)}
+    assert len(places) == 8
+    assert "d1_fringe_fringe1d_psf" in places
+    assert "stage2/fringe" in {str(Path(path).parent) for path in outputs(tasks, "defringe", root)}
+
+
+def test_desaturation_reduces_every_ramp_length_and_merges_them(root):
+    tasks = plan(root, [observe(root)], desaturate=True, defringe_1d=False)
+    raw = outputs(tasks, "remove_groups", root)
+    assert [path.split("/")[1] for path in raw] == [f"{n}_groups" for n in (1, 2, 3, 4)]
+    short = next(t for t in tasks if t.step == "stage1" and "2_groups" in str(t.outputs[0]))
+    assert short.arguments["steps"]["firstframe"] == {"skip": True}
+    assert "groups/3_groups/stage3/d1/Level3_ch1-short_s3d_nav.fits" in outputs(tasks, "navigate", root)
+    merge = [task for task in tasks if task.step == "desaturate"]
+    assert outputs(tasks, "desaturate", root) == [
+        f"stage3_desaturated/d1/Level3_ch{n}-short_s3d_nav.fits" for n in (1, 2)
+    ]
+    assert [[p.parts[-4] for p in t.inputs][1:] for t in merge] == [[f"{n}_groups" for n in (4, 3, 2, 1)]] * 2
+    assert outputs(tasks, "despike", root) == [f"stage5_despike/d1/Level3_ch{n}-short_s3d_nav.fits" for n in (1, 2)]
+    assert all("groups" not in path for path in outputs(tasks, "plot", root))
+    some = plan(root, [observe(root)], desaturate=True, groups_to_use=(1, 2, 9), defringe_1d=False)
+    assert len(outputs(some, "remove_groups", root)) == 2
+
+
+def test_ramp_desaturation_runs_every_stage_once(root):
+    tasks = plan(root, [observe(root)], desaturate="ramp")
+    assert not outputs(tasks, "remove_groups", root)
+    assert not outputs(tasks, "desaturate", root)
+    (stage1,) = [task for task in tasks if task.step == "stage1"]
+    assert "ChooseGroupsStep" in str(stage1.arguments["steps"]["jump"]["pre_hooks"])
+
+
+def test_flats_are_constructed_of_four_dithers_and_used_on_these(root):
+    exposures = [observe(root, dither=n) for n in range(1, 5)]
+    tasks = plan(root, exposures, construct_flats=True, defringe_1d=False)
+    made = outputs(tasks, "flat", root)
+    assert made[:2] == [f"flats/ch{n}-short_constructed_flat.fits" for n in (1, 2)]
+    assert made[2:] == [f"stage4_flat/d{d}/Level3_ch{n}-short_s3d_nav.fits" for d in range(1, 5) for n in (1, 2)]
+    assert "stage5_despike/combined/Level3_ch1-short_s3d_nav.fits" in outputs(tasks, "despike", root)
+    corrected = next(t for t in tasks if t.outputs[0] == root / made[2])
+    assert root / made[0] in corrected.inputs
+    assert outputs(plan(root, exposures[:3], construct_flats=True), "flat", root) == []
 
 
 def test_the_users_parameters_win_over_the_defaults(root):
@@ -141,12 +201,12 @@ def test_short_ramps_keep_all_their_groups():
 
 
 def test_steps_are_chosen_by_name():
-    assert select_steps(STEPS, ["plot"], "stage2", None) == ("stage2", "stage3", "navigate")
-    assert select_steps(STEPS, "plot", end_step="stage1") == ("stage1",)
+    assert select_steps(STEPS, ["defringe_1d"], "stage3", "psf") == ("stage3", "navigate", "psf")
+    assert select_steps(STEPS, "remove_groups", end_step="stage1") == ("stage1",)
     with pytest.raises(OptionError, match="did you mean 'navigate'"):
         select_steps(STEPS, ["navigat"])
     with pytest.raises(OptionError, match="nothing to do"):
-        select_steps(STEPS, ["stage1"], end_step="stage1")
+        select_steps(STEPS, ["plot"], start_step="plot")
 
 
 def test_directory_names_sort_the_variants():

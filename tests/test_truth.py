@@ -137,7 +137,7 @@ def neptune(tmp_path_factory):
     flags = ["--geometry", GEOMETRY] if GEOMETRY.is_dir() else []
     root = tmp_path_factory.mktemp("neptune") / "data"
     data = simulate(root, "--target", "neptune", "--dithers", "1", "--background", "--leakcal", *flags)
-    reduced = reduce(data, "--end_step", "navigate", "--parallel")
+    reduced = reduce(data, "--end_step", "navigate", "--no_defringe_1d", "--parallel")
     assert reduced.status == 0, reduced.output
     return reduced
 
@@ -155,14 +155,12 @@ def test_a_real_geometry_meets_the_same_bounds(neptune, band):
 def test_the_background_is_subtracted_and_the_planet_is_not(neptune, band):
     cubes = [Comparison.of(cube_path(neptune.root, place, band)) for place in ("d1", "d1_bg")]
     sky = cubes[0].used & (cubes[0].plane("DISTANCE_LIMB") > 15000)
-    with_sky, without = (np.median(cube.image[sky]) for cube in cubes)
+    with_sky, without = (np.nanmedian(np.where(cube.cube.good, cube.cube.sci, np.nan)[:, sky]) for cube in cubes)
     assert with_sky > 1
-    # Drizzling spreads a detector pixel's noise over about ten spaxels.
-    noise = cubes[1].image[sky].std() / np.sqrt(sky.sum() / 10)
-    assert abs(without) < np.hypot(0.05 * with_sky, 3 * noise) < 0.2 * with_sky
+    assert abs(without) < 0.05 * with_sky
     disc = cubes[0].used & (cubes[0].plane("EMISSION") < 60)
     difference = (cubes[0].image - cubes[1].image)[disc]
-    assert np.median(difference) == pytest.approx(with_sky, rel=0.1)
+    assert np.median(difference) == pytest.approx(with_sky, rel=0.2)
 
 
 def test_leakcal_exposures_are_calibrated_but_never_become_cubes(neptune):

@@ -1,0 +1,203 @@
+"""The tasks of the steps that correct a planet's data beyond `jwst`, from group removal to despiking.
+
+Each function is the `plan` of a `reduction.Step`: products in, tasks with what they make out. A variant step (`fringe`,
+`fringe1d`, `psf`) makes a tagged copy of each product; with yes it replaces the product, with both they go on side by
+side.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from pipeline import Task
+from reduction import Made, Options, Product
+from remove_groups import group_counts, grouped_path
+from stage_plans import COMBINED, GIGABYTE, calibrated_directory
+
+LEAST_DITHERS_FOR_FLAT = 4
+Versions = Mapping[str, str]
+
+
+def _one_to_one(
+    step: str, function: str, product: Product, out: Path, arguments: Mapping[str, Any], versions: Versions
+) -> Task:
+    """A task that makes one file of one."""
+    return Task(
+        step=step,
+        function=function,
+        arguments={"path_in": product.path, "path_out": out, **arguments},
+        inputs=(product.path,),
+        outputs=(out,),
+        versions=dict(versions),
+        memory=1.0 * GIGABYTE,
+    )
+
+
+def plan_remove_groups(products: Iterable[Product], options: Options, *, versions: Versions) -> Iterator[Made]:
+    """Raw exposures cut to fewer groups, in `groups/{n}_groups/stage0/`; only for desaturation of cubes."""
+    if options.desaturate is not True:
+        return
+    for product in [p for p in products if p.groups is None and p.role != "background"]:
+        for groups in group_counts(product.exposure.groups, options.groups_to_use):
+            out = grouped_path(options.root, groups, product.path.name)
+            arguments = {"groups": groups, **options.of_step("remove_groups")}
+            task = _one_to_one("remove_groups", "remove_groups:remove_groups_file", product, out, arguments, versions)
+            yield Made(task, [dataclasses.replace(product, path=out, groups=groups)])
+
+
+def _plan_variant(
+    products: Iterable[Product],
+    options: Options,
+    *,
+    step: str,
+    tag: str,
+    switch: str,
+    function: str,
+    place: Callable[[Product, Options], Path],
+    versions: Versions,
+    defaults: Mapping[str, Any] = MappingProxyType({}),
+) -> Iterator[Made]:
+    wanted = getattr(options, switch)
+    if not wanted:
+        return
+    for product in products:
+        tagged = dataclasses.replace(product, variants=product.variants | {tag})
+        out = place(tagged, options)
+        task = _one_to_one(step, function, product, out, {**defaults, **options.of_step(step)}, versions)
+        yield Made(task, [dataclasses.replace(tagged, path=out)], [product] if wanted is True else [])
+
+
+def _calibrated_place(product: Product, options: Options) -> Path:
+    return calibrated_directory(product, options, product.variants) / product.path.name
+
+
+def _cube_place(product: Product, options: Options) -> Path:
+    return product.base(options.root) / "stage3" / product.directory / product.path.name
+
+
+# 2-D residual fringes of calibrated exposures: `stage2/fringe/`, `stage2/bg_fringe/`.
+plan_defringe = partial(
+    _plan_variant,
+    step="defringe",
+    tag="fringe",
+    switch="defringe",
+    function="defringe:defringe_file",
+    place=_calibrated_place,
+)
+# 1-D residual fringes of cubes: `stage3/d1_fringe1d/`.
+plan_defringe_1d = partial(
+    _plan_variant,
+    step="defringe_1d",
+    tag="fringe1d",
+    switch="defringe_1d",
+    function="defringe:defringe_1d_file",
+    place=_cube_place,
+    # A planet's spectrum is crowded with lines, which the plain fit takes for fringes.
+    defaults={"shared_lines": True},
+)
+# Darkening of the limb by the PSF: `stage3/d1_psf/`.
+plan_psf = partial(
+    _plan_variant,
+    step="psf",
+    tag="psf",
+    switch="correct_psf",
+    function="psf_correct:psf_correct_file",
+    place=_cube_place,
+)
+
+
+def plan_desaturate(products: Iterable[Product], options: Options, *, versions: Versions) -> Iterator[Made]:
+    """Cubes of one exposure and all ramp lengths merged, to `stage3_desaturated/`."""
+    if options.desaturate is not True:
+        return
+    ramps: dict[tuple, list[Product]] = {}
+    for product in products:
+        ramps.setdefault(product.key[:-1], []).append(product)
+    for members in ramps.values():
+        whole = [product for product in members if product.groups is None]
+        if len(members) < 2 or not whole:
+            continue
+        out = options.root / "stage3_desaturated" / whole[0].directory / whole[0].path.name
+        inputs = tuple(product.path for product in [*whole, *sorted(members, key=lambda p: -(p.groups or 0))[:-1]])
+        task = Task(
+            step="desaturate",
+            function="desaturate:desaturate_files",
+            arguments={"paths_in": list(inputs), "path_out": out, **options.of_step("desaturate")},
+            inputs=inputs,
+            outputs=(out,),
+            versions=dict(versions),
+            memory=0.5 * GIGABYTE * len(inputs),
+            minimum_inputs=2,
+        )
+        yield Made(task, [dataclasses.replace(whole[0], path=out)], members)
+
+
+def plan_flat(products: Iterable[Product], options: Options, *, versions: Versions) -> Iterator[Made]:
+    """Flat-fielded cubes in `stage4_flat/`, by the user's flats or by ones constructed from this observation's dithers.
+
+    `combined` cubes are left as they are: their spaxels are no longer those of the detector's slices.
+    """
+    singles = [p for p in products if p.place != COMBINED and p.groups is None]
+    if options.construct_flats:
+        flats = {}
+        for key, members in _dithers_of_each_flat(singles).items():
+            flat = options.root / "flats" / _flat_name(members[0])
+            flats[key] = flat
+            yield Made(_construct_task(members, flat, options, versions))
+    elif options.flat_data_path is None:
+        return
+    for product in singles:
+        if options.construct_flats:
+            flat = flats.get(_flat_key(product))
+            if flat is None:
+                continue
+            extra, inputs = {"flat_path": flat}, (product.path, flat)
+        else:
+            extra, inputs = {"flat_path": str(options.flat_data_path)}, (product.path,)
+        out = options.root / "stage4_flat" / product.directory / product.path.name
+        task = _one_to_one("flat", "flat_field:flat_field_file", product, out, extra, versions)
+        yield Made(dataclasses.replace(task, inputs=inputs), [dataclasses.replace(product, path=out)], [product])
+
+
+def _flat_key(product: Product) -> tuple:
+    return product.tile, product.band, product.variants
+
+
+def _dithers_of_each_flat(products: Iterable[Product]) -> dict[tuple, list[Product]]:
+    dithers: dict[tuple, list[Product]] = {}
+    for product in products:
+        dithers.setdefault(_flat_key(product), []).append(product)
+    return {key: members for key, members in dithers.items() if len(members) >= LEAST_DITHERS_FOR_FLAT}
+
+
+def _flat_name(product: Product) -> str:
+    """`ch1-short_constructed_flat_fringe1d.fits`, in a folder of its own for a tile or another variant."""
+    fringe = "".join(f"_{tag}" for tag in ("fringe", "fringe1d") if tag in product.variants)
+    others = "_".join([product.tile, *sorted(product.variants - {"fringe", "fringe1d"})]).strip("_")
+    name = f"{product.band}_constructed_flat{fringe}.fits"
+    return f"{others}/{name}" if others else name
+
+
+def _construct_task(members: list[Product], flat: Path, options: Options, versions: Versions) -> Task:
+    inputs = tuple(product.path for product in members)
+    return Task(
+        step="flat",
+        function="construct_flat_field:construct_flat_field_files",
+        arguments={"paths_in": list(inputs), "path_out": flat, **options.of_step("flat")},
+        inputs=inputs,
+        outputs=(flat,),
+        versions=dict(versions),
+        memory=0.5 * GIGABYTE * len(inputs),
+        minimum_inputs=LEAST_DITHERS_FOR_FLAT,
+    )
+
+
+def plan_despike(products: Iterable[Product], options: Options, *, versions: Versions, stage: str) -> Iterator[Made]:
+    """Despiked cubes, in the stage directory that the instrument has for them."""
+    for product in [p for p in products if p.groups is None]:
+        out = options.root / stage / product.directory / product.path.name
+        task = _one_to_one("despike", "despike:despike_file", product, out, options.of_step("despike"), versions)
+        yield Made(task, [dataclasses.replace(product, path=out)], [product])
