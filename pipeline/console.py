@@ -11,6 +11,7 @@ from pipeline.runlog import DONE, FAILED, INTERRUPTED, NOT_RUN, SKIPPED, WAITING
 
 COLUMNS = {DONE: "done", SKIPPED: "as before", FAILED: "failed", NOT_RUN: "not run"}
 STOPPED_COLUMNS = {INTERRUPTED: "interrupted", WAITING: "waiting"}
+MAXIMUM_NOTES = 3
 MAXIMUM_NAMES = 3
 
 
@@ -137,11 +138,9 @@ def format_table(
     warnings = _grouped((result.step, text, result.name) for result in results for text in result.warnings)
     if warnings or messages:
         blocks.append(["warnings:", *(f"  {message}" for message in messages), *warnings])
-    notes = _grouped(
-        (result.step, text, result.name) for result in results if result.status != SKIPPED for text in result.notes
-    )
+    notes = [(r.step, text, r.name) for r in results if r.status != SKIPPED for text in r.notes]
     if notes and not brief:
-        blocks.append(["notes:", *notes])
+        blocks.append(["notes:", *_grouped_notes(notes)])
     return "\n".join("\n".join(block) for block in blocks)
 
 
@@ -171,6 +170,17 @@ def _grouped(items: Iterable[tuple[str, str | None, str]]) -> list[str]:
     for (step, text), own in names.items():
         more = f" and {len(own) - MAXIMUM_NAMES} more" if len(own) > MAXIMUM_NAMES else ""
         lines.append(f"  {step}  {', '.join(own[:MAXIMUM_NAMES])}{more}: {text}")
+    return lines
+
+
+def _grouped_notes(notes: Sequence[tuple[str, str, str]]) -> list[str]:
+    """The first few notes of each step; all of them are in the run's log."""
+    lines = []
+    for step in dict.fromkeys(step for step, *_ in notes):
+        own = _grouped(note for note in notes if note[0] == step)
+        lines += own[:MAXIMUM_NOTES]
+        if len(own) > MAXIMUM_NOTES:
+            lines.append(f"  {step}  and {len(own) - MAXIMUM_NOTES} more like these in logs/run.json")
     return lines
 
 
