@@ -145,25 +145,32 @@ def mean_spectrum(sci: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def without_spikes(sci: np.ndarray, limit: float = 20.0) -> np.ndarray:
-    """Leave out values that stand out from the two neighbouring planes.
+    """Leave out values that stand out from the two neighbouring planes, unless the whole field does.
 
     Parameters
     ----------
     sci
         (wavelength, y, x), NaN where there is no value.
     limit
-        In units of the spaxel's own scatter about the median of three planes. Spectral lines are broader than that.
+        In units of the spaxel's own scatter about the median of three planes.
 
     Returns
     -------
     numpy.ndarray
-        A copy with NaN for spikes.
+        A copy with NaN for spikes. A narrow line stays: it stands out by the same share of the brightness everywhere.
     """
     if len(sci) < 3:
         return sci.copy()
     before, middle, after = sci[:-2], sci[1:-1], sci[2:]
     median = np.fmax(np.fmin(before, after), np.fmin(np.fmax(before, after), middle))
-    deviation = np.abs(middle - median)
+    excess = middle - median
+    brightness = _nanmean(sci, axis=0)
+    seen = np.isfinite(brightness)
+    bright = seen & (brightness >= np.median(brightness[seen])) if seen.any() else seen
+    if bright.any():
+        share = _nanmedian(excess[:, bright] / brightness[bright])
+        excess = excess - np.nan_to_num(share)[:, None, None] * brightness
+    deviation = np.abs(excess)
     scatter = 1.4826 * _nanmedian(np.where(deviation > 0, deviation, np.nan).reshape(len(deviation), -1).T)
     cleaned = sci.copy()
     cleaned[1:-1][deviation > limit * scatter.reshape(sci.shape[1:])] = np.nan

@@ -56,6 +56,18 @@ def test_spikes_do_not_count_and_lines_do():
     assert np.isnan(cleaned).sum() == 1
 
 
+def test_a_line_one_plane_wide_keeps_its_depth_in_a_field_with_sky():
+    rng = np.random.default_rng(3)
+    brightness = np.where(np.arange(64).reshape(8, 8) < 40, 1000.0, 0.0)
+    spectrum = np.ones(80)
+    spectrum[40] = 0.4
+    sci = spectrum[:, None, None] * brightness + rng.normal(0, 1, (80, 8, 8))
+    sci[20, 2, 2] += 5000
+    field, brightest = mean_spectrum(sci)
+    np.testing.assert_allclose(field, spectrum * brightness.mean(), rtol=0.03)
+    np.testing.assert_allclose(brightest, spectrum * 1000, rtol=0.01)
+
+
 def test_empty_planes_are_gaps_without_warnings():
     sci = np.ones((12, 3, 3))
     sci[4:6] = np.nan
