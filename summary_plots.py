@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 IMAGES = 6
 COLOUR_MAP = "cividis"
 SPECTRUM_COLOURS = ("#0072B2", "#D55E00")
+# Seen on the image and on its empty edge.
+ARROW_COLOUR = "#E69F00"
 GRID_STEP_DEG = 30
 WIREFRAME_POINTS = 200
 # Edges of Saturn's main rings [km]: C, B and A, inner and outer (Cuzzi et al. 2018, ISBN 9781107113824, ch. 3).
@@ -380,8 +382,8 @@ def _plot_arrows(axes: Axes, shape: tuple[int, int], frame: SkyFrame) -> None:
     start = np.array([0.28 * nx, 0.28 * ny])
     for vector, label in zip(frame.directions(), ("E", "N"), strict=True):
         end = start + 0.15 * min(nx, ny) * vector
-        axes.annotate("", end, start, arrowprops={"arrowstyle": "->", "color": "white", "linewidth": 1.4})
-        axes.text(*(start + 0.2 * min(nx, ny) * vector), label, color="white", ha="center", va="center", fontsize=9)
+        axes.annotate("", end, start, arrowprops={"arrowstyle": "->", "color": ARROW_COLOUR, "linewidth": 1.4})
+        axes.text(*(start + 0.2 * min(nx, ny) * vector), label, color=ARROW_COLOUR, ha="center", va="center", fontsize=9)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
