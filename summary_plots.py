@@ -383,7 +383,9 @@ def _plot_arrows(axes: Axes, shape: tuple[int, int], frame: SkyFrame) -> None:
     for vector, label in zip(frame.directions(), ("E", "N"), strict=True):
         end = start + 0.15 * min(nx, ny) * vector
         axes.annotate("", end, start, arrowprops={"arrowstyle": "->", "color": ARROW_COLOUR, "linewidth": 1.4})
-        axes.text(*(start + 0.2 * min(nx, ny) * vector), label, color=ARROW_COLOUR, ha="center", va="center", fontsize=9)
+        axes.text(
+            *(start + 0.2 * min(nx, ny) * vector), label, color=ARROW_COLOUR, ha="center", va="center", fontsize=9
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
