@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -229,8 +230,11 @@ class _Worker:
             return self._pool.submit(run_job, job, self._threads)
 
     def cause_of_death(self) -> str:
-        self.process.join(EXIT_PATIENCE_S)
-        code = self.process.exitcode
+        # The pool's own thread waits for the process too. Whichever comes second learns nothing from the system and has
+        # to look again until the first has noted the status.
+        end = time.monotonic() + EXIT_PATIENCE_S
+        while (code := self.process.exitcode) is None and time.monotonic() < end:
+            time.sleep(0.01)
         if code is None or code >= 0:
             return f"worker ended (exit status {code})"
         if -code == signal.SIGKILL:
