@@ -1,8 +1,9 @@
 """What is done: one record a task, keyed by everything its result depends on.
 
-The key of a task is a hash of the function's name, the text of the module it is in, its arguments, the versions it
-names and the content of its inputs. A task is done if its record has that key and its outputs still have the content
-that is recorded. Paths are written relative to the root, so a root that is copied or moved stays done.
+The key of a task is a hash of the function's name, the text of the module it is in and of those of the project that
+this imports, its arguments, the versions it names and the content of its inputs. A task is done if its record has that
+key and its outputs still have the content that is recorded. Paths are written relative to the root, so a root that is
+copied or moved stays done.
 
 Hashing a file's content means reading it, so hashes are remembered with the file's size, time of modification, time of
 change and inode. A file in which all four are the same is taken to be the same; a copied file is read once.
@@ -16,6 +17,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
+from modulefinder import ModuleFinder
 from pathlib import Path
 from typing import Any
 
@@ -110,13 +112,24 @@ class ContentHashes:
             self._changed = False
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def _digest_of_source(origin: str, signature: Signature) -> str:
     return file_digest(origin)
 
 
+@lru_cache(maxsize=256)
+def _imported_neighbours(origin: str, signature: Signature, directory: str) -> tuple[str, ...]:
+    # Only code objects are read, nothing is imported. What is not below the directory (numpy, jwst) is in `versions`.
+    finder = ModuleFinder(path=[directory])
+    finder.load_file(origin)
+    return tuple(sorted({module.__file__ for module in finder.modules.values() if module.__file__}))
+
+
 def source_digest(function: str) -> str:
-    """Hash of the text of the module that `module:function` is in, found without importing it.
+    """Hash of the text of the module that `module:function` is in, and of all it imports of the same project.
+
+    The project is what lies in the module's directory (of a package: in the directory that the package lies in) and
+    below. Imports inside functions count. Nothing is imported to find this.
 
     Raises
     ------
@@ -130,8 +143,13 @@ def source_digest(function: str) -> str:
         origin = None
     if origin is None:
         raise PlanError(f"There is no module {module!r}, which the function {function!r} should be in.")
-    # Built-in modules have no file; the Python version would be part of `versions`.
-    return _digest_of_source(origin, file_signature(origin)) if os.path.isfile(origin) else origin
+    if not os.path.isfile(origin):
+        # Built-in modules have no file; the Python version would be part of `versions`.
+        return origin
+    directory = str(Path(origin).parents[module.count(".")])
+    sources = _imported_neighbours(origin, file_signature(origin), directory)
+    digests = [(os.path.relpath(path, directory), _digest_of_source(path, file_signature(path))) for path in sources]
+    return hashlib.sha256(json.dumps(digests).encode()).hexdigest()
 
 
 def task_key(task: Task, digests: Mapping[Path, str], missing: Sequence[Path], root: Path) -> str:

@@ -196,6 +196,23 @@ def test_a_change_of_the_function_s_module_makes_anew(root, tmp_path, monkeypatc
     assert len(run_quietly(plan).done) == 1
 
 
+def test_a_change_of_a_module_it_imports_makes_anew(root, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    inner, stranger = tmp_path / "inner_of_step.py", tmp_path / "stranger_to_step.py"
+    (tmp_path / "importing_step.py").write_text(
+        "def make(path_out):\n    from middle_of_step import text\n\n    path_out.write_text(text())\n"
+    )
+    (tmp_path / "middle_of_step.py").write_text("import numpy\nfrom inner_of_step import text\n")
+    inner.write_text("def text():\n    return '1'\n")
+    stranger.write_text("")
+    plan = Plan(root, [Task("step", "importing_step:make", {"path_out": root / "out"}, (), (root / "out",))])
+    assert len(run_quietly(plan).done) == 1
+    stranger.write_text("# nobody imports this\n")
+    assert len(run_quietly(plan).skipped) == 1
+    inner.write_text("def text():\n    return '2'\n")
+    assert len(run_quietly(plan).done) == 1
+
+
 def _remove(path: Path) -> None:
     path.unlink()
 
