@@ -19,6 +19,7 @@ from typing import Any
 
 from astropy.io import fits
 
+from cube_covariance import add_covariance_factors
 from errors import CrdsError, OptionError
 from files import temporary_directory, written_whole
 from observations import check_complete
@@ -112,7 +113,8 @@ def run_stage3(
     with temporary_directory(directory_out) as directory:
         _run_jwst("stage3", association.write(directory, absolute=True), directory, steps)
         association.write(directory_out)
-        _finish_cubes(directory, paths_in, missing)
+        drizzled = (steps or {}).get("cube_build", {}).get("weighting", "drizzle") == "drizzle"
+        _finish_cubes(directory, paths_in, missing, drizzled)
         facts = _deliver(directory, paths_out)
     if missing:
         names = ", ".join(path.name for path in missing)
@@ -183,14 +185,16 @@ def _run_jwst(stage: str, path_in: Path, output_directory: Path, steps: StepPara
         raise
 
 
-def _finish_cubes(directory: Path, paths_in: Sequence[Path], missing: Sequence[Path]) -> None:
-    """Note in each cube what it was made of."""
+def _finish_cubes(directory: Path, paths_in: Sequence[Path], missing: Sequence[Path], drizzled: bool) -> None:
+    """Note in each cube what it was made of, and how the errors of its voxels go together."""
     for path in directory.glob("*_s3d.fits"):
         with fits.open(path, mode="update", memmap=False) as hdul:
             header = hdul[0].header
             header["NEXPCUBE"] = (len(paths_in), "number of exposures in this cube")
             for number, absent in enumerate(missing, start=1):
                 header[f"MISSING{number}"] = (absent.name, "exposure that could not be used")
+        if drizzled:
+            add_covariance_factors(path, paths_in[0])
 
 
 def _deliver(directory: Path, paths_out: Sequence[Path]) -> dict[str, Any]:
