@@ -1,13 +1,15 @@
-"""One picture of a cube: where it lies on the sky, its spectrum, and images in six wavelength ranges.
+"""One picture of a cube: where it lies on the sky, its spectrum, images in six wavelength ranges, what was corrected.
 
 In: a `*_s3d.fits` cube, navigated or not. Out: a PNG (`plot_file`) or a matplotlib figure (`plot_cube`).
 The body's outline and grid come from its SPICE geometry, as `navigate` computes it, in a frame of offsets on the sky
-from the body's centre (from the field's centre where there is no geometry). Images share one robust stretch.
+from the body's centre (from the field's centre where there is no geometry). Images share one robust stretch. The
+numbers are those of `cube_summary`.
 """
 
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,9 +17,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from command_line import ArgumentParser, run_command
-from cubes import Cube, celestial_wcs, read_cube
+from cube_summary import (
+    CorrectionSummary,
+    brightness_temperature,
+    correction_notes,
+    correction_summaries,
+    dither_label,
+    invalid_fractions,
+    invalid_spaxels,
+    mean_spectrum,
+    observation_words,
+    range_images,
+    robust_range,
+    summed_image,
+    surface_brightness_factor,
+    with_gaps,
+)
+from cubes import Cube, read_cube, spaxel_scale
 from errors import KernelError
 from files import written_whole
+from sky_frame import body_extent, draw_body, edge, frame_of, sky_directions
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,14 +45,17 @@ if TYPE_CHECKING:
     from body_geometry import ObservationGeometry
 
 IMAGES = 6
+# Perceptually uniform and colour-blind safe: cividis (Nunez et al. 2018, PLoS ONE 13, e0199239), berlin (Crameri et al.
+# 2020, Nat. Commun. 11, 5444) for what goes both ways; lines are of Okabe & Ito's palette.
 COLOUR_MAP = "cividis"
-SPECTRUM_COLOURS = ("#0072B2", "#D55E00")
-# Seen on the image and on its empty edge.
-ARROW_COLOUR = "#E69F00"
-GRID_STEP_DEG = 30
-WIREFRAME_POINTS = 200
-# Edges of Saturn's main rings [km]: C, B and A, inner and outer (Cuzzi et al. 2018, ISBN 9781107113824, ch. 3).
-SATURN_RING_EDGES_KM = (74658, 91975, 117507, 122340, 136780)
+DIVERGING_COLOUR_MAP = "berlin"
+LINE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+EMPTY_COLOUR = "0.85"
+
+_WIDTH = 15.0
+# Heights [inch]: title, field and spectrum, images, a row of correction summaries, a line of notes, margin below.
+_TITLE, _UPPER, _IMAGES, _CORRECTIONS, _NOTE, _MARGIN = 0.95, 4.9, 3.4, 2.4, 0.165, 0.25
+_NOTE_CHARACTERS = 190
 
 
 def plot_file(
@@ -46,7 +68,7 @@ def plot_file(
     path_in, path_out
         Cube and picture.
     dpi
-        Pixels per inch; the picture is 15 x 9.5 inches.
+        Pixels per inch; the picture is 15 inches wide and 10 or more high.
     kernel_path
         Folder of SPICE kernels for the outline of the body; the picture has none where there are no kernels.
 
@@ -56,22 +78,31 @@ def plot_file(
         If the input is no cube.
     """
     cube = read_cube(path_in)
-    geometry, warnings = None, []
-    if "LAT_GRAPHIC" in cube.hdul:
-        try:
-            geometry = _geometry(cube, kernel_path)
-        except KernelError as error:
-            warnings.append(f"no outline of the body in the plot: {error}")
+    geometry, warnings = outline_geometry(cube, kernel_path)
     figure = plot_cube(cube, geometry)
     with written_whole(path_out) as temporary:
         figure.savefig(temporary, dpi=dpi)
     return {"warnings": warnings}
 
 
-def _geometry(cube: Cube, kernel_path: str | Path | None) -> ObservationGeometry:
+def outline_geometry(cube: Cube, kernel_path: str | Path | None) -> tuple[ObservationGeometry | None, list[str]]:
+    """Geometry of a navigated cube's observation, or None and why not.
+
+    Parameters
+    ----------
+    cube
+        With backplanes; without them, or with RA and DEC only, there is no geometry and nothing to be warned of.
+    kernel_path
+        Folder of SPICE kernels, or None for the usual one.
+    """
+    if "LAT_GRAPHIC" not in cube.hdul:
+        return None, []
     from navigate import cube_geometry
 
-    return cube_geometry(cube, kernel_path=kernel_path)
+    try:
+        return cube_geometry(cube, kernel_path=kernel_path), []
+    except KernelError as error:
+        return None, [f"no outline of the body in the picture: {error}"]
 
 
 def plot_cube(cube: Cube, geometry: ObservationGeometry | None = None) -> Figure:
@@ -82,310 +113,199 @@ def plot_cube(cube: Cube, geometry: ObservationGeometry | None = None) -> Figure
     cube
         The cube; voxels that must not be used are not shown.
     geometry
-        Geometry of the observation, for the outline of the body.
+        Geometry of the observation (`outline_geometry`), for the outline of the body.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    # Places are given, since finding them (constrained layout) would take a third of the whole time.
-    figure = Figure(figsize=(15, 9.5))
+    summaries = correction_summaries(cube)
+    notes = _wrapped_notes(cube)
+    height = _TITLE + _UPPER + _IMAGES + _CORRECTIONS * bool(summaries) + _NOTE * len(notes) + _MARGIN
+    figure = Figure(figsize=(_WIDTH, height))
     FigureCanvasAgg(figure)
-    sky = figure.add_axes((0.045, 0.42, 0.33, 0.47))
-    spectrum = figure.add_axes((0.45, 0.52, 0.535, 0.37))
-    counts = figure.add_axes((0.45, 0.42, 0.535, 0.085), sharex=spectrum)
+
+    # Places are given, since finding them (constrained layout) would take a third of the whole time.
+    def axes_at(left: float, down: float, width: float, tall: float, **kwargs: Any) -> Axes:
+        return figure.add_axes((left / _WIDTH, 1 - (down + tall) / height, width / _WIDTH, tall / height), **kwargs)
+
     sci = np.where(cube.good, cube.sci, np.nan)
     wavelength = cube.wavelength
-    unit = cube.sci_header.get("BUNIT", "")
-    images, ranges = range_images(sci, wavelength, IMAGES)
-    frame = SkyFrame(cube, geometry)
-    _plot_context(sky, frame, summed_image(sci))
-    _plot_spectrum((spectrum, counts), sci, wavelength, unit)
-    _plot_images(figure, images, ranges, unit, frame)
-    figure.text(0.01, 0.985, _title(cube, geometry), ha="left", va="top", fontsize=12)
+    unit = str(cube.sci_header.get("BUNIT", ""))
+    corners = _plot_context(axes_at(0.7, _TITLE, 4.9, 4.2), cube, geometry, summed_image(sci))
+    _plot_spectra(axes_at, cube, sci, wavelength, unit)
+    down = _TITLE + _UPPER
+    _plot_images(axes_at, down, sci, wavelength, unit, corners)
+    down += _IMAGES
+    if summaries:
+        _plot_corrections(axes_at, down, summaries, wavelength)
+    figure.text(0.15 / _WIDTH, 1 - 0.12 / height, _title(cube, geometry), va="top", fontsize=12, linespacing=1.4)
+    figure.text(0.15 / _WIDTH, 0.08 / height, "\n".join(notes), va="bottom", fontsize=8)
     return figure
 
 
-# --- what is plotted ------------------------------------------------------------------------------------------------
-
-
-def summed_image(sci: np.ndarray) -> np.ndarray:
-    """Mean over wavelength of the planes, each divided by its own mean, so that none outweighs the others.
-
-    Parameters
-    ----------
-    sci
-        (wavelength, y, x), NaN where there is no value.
-
-    Returns
-    -------
-    numpy.ndarray
-        (y, x), NaN where no plane has a value.
-    """
-    return _nanmean(sci / _nanmean(np.abs(sci), axis=(1, 2), keepdims=True), axis=0)
-
-
-def mean_spectrum(sci: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean over the field and over its brightest tenth.
-
-    Parameters
-    ----------
-    sci
-        (wavelength, y, x), NaN where there is no value.
-
-    Returns
-    -------
-    field, brightest : numpy.ndarray
-        (wavelength,) each, without spikes (see `without_spikes`); NaN where a plane is empty.
-    """
-    flat = without_spikes(sci).reshape(len(sci), -1)
-    order = summed_image(sci).ravel()
-    seen = np.flatnonzero(np.isfinite(order))
-    if seen.size == 0:
-        return np.full(len(sci), np.nan), np.full(len(sci), np.nan)
-    brightest = seen[order[seen] >= np.quantile(order[seen], 0.9)]
-    return _nanmean(flat[:, seen], axis=1), _nanmean(flat[:, brightest], axis=1)
-
-
-def without_spikes(sci: np.ndarray, limit: float = 20.0) -> np.ndarray:
-    """Leave out values that stand out from the two neighbouring planes, unless the whole field does.
-
-    Parameters
-    ----------
-    sci
-        (wavelength, y, x), NaN where there is no value.
-    limit
-        In units of the spaxel's own scatter about the median of three planes.
-
-    Returns
-    -------
-    numpy.ndarray
-        A copy with NaN for spikes. A narrow line stays: it stands out by the same share of the brightness everywhere.
-    """
-    if len(sci) < 3:
-        return sci.copy()
-    before, middle, after = sci[:-2], sci[1:-1], sci[2:]
-    median = np.fmax(np.fmin(before, after), np.fmin(np.fmax(before, after), middle))
-    excess = middle - median
-    brightness = _nanmean(sci, axis=0)
-    seen = np.isfinite(brightness)
-    bright = seen & (brightness >= np.median(brightness[seen])) if seen.any() else seen
-    if bright.any():
-        share = _nanmedian(excess[:, bright] / brightness[bright])
-        excess = excess - np.nan_to_num(share)[:, None, None] * brightness
-    deviation = np.abs(excess)
-    scatter = 1.4826 * _nanmedian(np.where(deviation > 0, deviation, np.nan).reshape(len(deviation), -1).T)
-    cleaned = sci.copy()
-    cleaned[1:-1][deviation > limit * scatter.reshape(sci.shape[1:])] = np.nan
-    return cleaned
-
-
-def range_images(sci: np.ndarray, wavelength: np.ndarray, count: int) -> tuple[np.ndarray, list[tuple[float, float]]]:
-    """Images in `count` wavelength ranges with the same number of planes.
-
-    Returns
-    -------
-    images : numpy.ndarray
-        (count, y, x) mean surface brightness, NaN where a range has no value.
-    ranges : list of (float, float)
-        First and last wavelength of each [um].
-    """
-    parts = [part for part in np.array_split(np.arange(len(sci)), count) if part.size]
-    images = np.stack([_nanmean(sci[part], axis=0) for part in parts])
-    return images, [(float(wavelength[part[0]]), float(wavelength[part[-1]])) for part in parts]
-
-
-def _nanmean(values: np.ndarray, axis: Any, keepdims: bool = False) -> np.ndarray:
-    # np.nanmean warns of empty slices; here they simply give NaN.
-    valid = np.isfinite(values)
-    count = valid.sum(axis=axis, keepdims=keepdims)
-    total = np.where(valid, values, 0).sum(axis=axis, keepdims=keepdims, dtype=float)
-    return np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0)
-
-
-def _nanmedian(values: np.ndarray) -> np.ndarray:
-    # Sorting puts NaN last; the middle of the valid ones is then found by counting.
-    ordered = np.sort(values, axis=1)
-    count = np.isfinite(values).sum(axis=1)
-    rows = np.arange(len(values))
-    low, high = np.maximum(count - 1, 0) // 2, np.minimum(count // 2, values.shape[1] - 1)
-    return np.where(count > 0, (ordered[rows, low] + ordered[rows, high]) / 2, np.nan)
-
-
-class SkyFrame:
-    """Offsets on the sky [arcsec], east and north, from the body's centre or else the field's.
-
-    Attributes
-    ----------
-    east, north
-        (ny + 1, nx + 1) corners of the spaxels.
-    geometry
-        Of the observation, or None.
-    """
-
-    def __init__(self, cube: Cube, geometry: ObservationGeometry | None) -> None:
-        header = cube.sci_header
-        _, ny, nx = cube.shape
-        y, x = np.mgrid[: ny + 1, : nx + 1] - 0.5
-        wcs = celestial_wcs(header)
-        ra, dec = wcs.all_pix2world(x, y, 0)
-        centre = wcs.all_pix2world((nx - 1) / 2, (ny - 1) / 2, 0)
-        self.geometry = geometry
-        self.ra0, self.dec0 = (float(c) for c in centre) if geometry is None else geometry.target_radec
-        self.east = ((ra - self.ra0 + 180) % 360 - 180) * np.cos(np.radians(self.dec0)) * 3600
-        self.north = (dec - self.dec0) * 3600
-
-    @property
-    def outline(self) -> tuple[np.ndarray, np.ndarray]:
-        """East and north of the field's edge, closed."""
-        return tuple(np.concatenate([a[0], a[1:, -1], a[-1, -2::-1], a[-2::-1, 0]]) for a in (self.east, self.north))
-
-    def directions(self) -> tuple[np.ndarray, np.ndarray]:
-        """East and north as unit vectors in the image's x and y, at the centre of the field."""
-        derivatives = np.array(
-            [
-                [np.mean(np.diff(self.east, axis=1)), np.mean(np.diff(self.east, axis=0))],
-                [np.mean(np.diff(self.north, axis=1)), np.mean(np.diff(self.north, axis=0))],
-            ]
-        )
-        inverse = np.linalg.inv(derivatives)
-        return inverse[:, 0] / np.linalg.norm(inverse[:, 0]), inverse[:, 1] / np.linalg.norm(inverse[:, 1])
-
-
-# --- how it is drawn ------------------------------------------------------------------------------------------------
+# --- words ----------------------------------------------------------------------------------------------------------
 
 
 def _title(cube: Cube, geometry: ObservationGeometry | None) -> str:
-    header = cube.header
-    target = header.get("TARGPROP") or header.get("TARGNAME") or "unknown target"
-    keys = ("NAVTIME", "DATE-AVG", "DATE-BEG", "DATE-OBS")
-    time = str(next((header[key] for key in keys if header.get(key)), ""))[:19]
-    words = [str(target), time.replace("T", " ") + " UTC", str(header.get("INSTRUME", ""))]
-    if header.get("INSTRUME") == "MIRI":
-        words.append(f"channel {header.get('CHANNEL', '?')} {str(header.get('BAND', '')).lower()}")
-    else:
-        words.append(f"{header.get('GRATING', '')} {header.get('FILTER', '')}")
-    words.append(f"{cube.path.parent.name}/{cube.path.name}")
-    notes = [str(header[key]) for key in header if key.startswith("REDUCT") and key[6:].isdigit()]
-    second = []
+    first = f"{observation_words(cube.header)}   {dither_label(cube)}   {cube.path.parent.name}/{cube.path.name}"
+    if geometry is None:
+        return first
+    from surface_positions import sub_observer_point
+
+    longitude, latitude = sub_observer_point(geometry)
+    direction = "E" if geometry.graphic_sign > 0 else "W"
+    return (
+        f"{first}\n{geometry.target.capitalize()}: sub-observer point {longitude:.1f}° {direction}, "
+        f"{abs(latitude):.1f}° {'N' if latitude >= 0 else 'S'} (planetographic), "
+        f"equatorial diameter {2 * geometry.angular_radius:.3g}″"
+    )
+
+
+def _wrapped_notes(cube: Cube) -> list[str]:
+    lines = [line for note in correction_notes(cube.header) for line in textwrap.wrap(note, _NOTE_CHARACTERS)]
+    return lines or ["no corrections beyond those of the jwst pipeline"]
+
+
+# --- panels ---------------------------------------------------------------------------------------------------------
+
+
+def _plot_context(
+    axes: Axes, cube: Cube, geometry: ObservationGeometry | None, image: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw field and body on the sky; give the corners of the spaxels there."""
+    frame = frame_of(cube.sci_header, geometry)
+    corners = frame.corners(cube.sci_header)
+    low, high = robust_range(image)
+    axes.pcolormesh(*corners, image, cmap=COLOUR_MAP, vmin=low, vmax=high, rasterized=True)
+    axes.plot(*edge(corners), color="#D55E00", linewidth=1.2)
+    half = max(float(np.abs(corner).max()) for corner in corners)
+    centre = "field's centre"
     if geometry is not None:
-        second.append(f"{geometry.target.capitalize()}: equatorial diameter {2 * geometry.angular_radius:.2f}″")
-    second.append(f"corrections: {', '.join(notes) if notes else 'none'}")
-    return "   ".join(words) + "\n" + "   ".join(second)
-
-
-def _stretch(image: np.ndarray) -> tuple[float, float]:
-    """A robust range of values: the 1st to 99th percentile, from 0 on where the image has hardly a negative value."""
-    values = image[np.isfinite(image)]
-    if values.size == 0:
-        return 0.0, 1.0
-    low, high = np.percentile(values, [1, 99])
-    return (min(float(low), 0.0) if low < 0.2 * high else float(low)), float(high) if high > low else float(low) + 1
-
-
-def _plot_context(axes: Axes, frame: SkyFrame, image: np.ndarray) -> None:
-    low, high = _stretch(image)
-    axes.pcolormesh(frame.east, frame.north, image, cmap=COLOUR_MAP, vmin=low, vmax=high, rasterized=True)
-    axes.plot(*frame.outline, color="#D55E00", linewidth=1.2)
-    half_widths = [np.abs(frame.east).max(), np.abs(frame.north).max()]
-    if frame.geometry is not None:
-        half_widths.append(_plot_wireframe(axes, frame))
-    half = 1.08 * max(half_widths)
+        draw_body(axes, frame, geometry, spaxel_scale(cube.sci_header))
+        half = max(half, body_extent(geometry))
+        centre = f"centre of {geometry.target.capitalize()}"
+    half *= 1.06
     axes.set(
         xlim=(half, -half),
         ylim=(-half, half),
         aspect="equal",
-        xlabel="east of the centre [arcsec]",
+        xlabel=f"east of the {centre} [arcsec]",
         ylabel="north [arcsec]",
         title="field on the sky",
     )
     axes.set_facecolor("#f4f4f2")
+    return corners
 
 
-def _plot_wireframe(axes: Axes, frame: SkyFrame) -> float:
-    """Draw limb, terminator, rings and grid; give the half-width that shows them all [arcsec]."""
-    from body_geometry import backplanes
-
-    geometry = frame.geometry
-    is_saturn = geometry.target.upper() == "SATURN"
-    extent = SATURN_RING_EDGES_KM[-1] / geometry.radii[0] if is_saturn else 1.0
-    half = extent * geometry.angular_radius
-    step = np.linspace(-1.04 * half, 1.04 * half, WIREFRAME_POINTS)
-    east, north = np.meshgrid(step, step)
-    ra = frame.ra0 + east / 3600 / np.cos(np.radians(frame.dec0))
-    planes = backplanes(ra, frame.dec0 + north / 3600, geometry)
-
-    def contour(values: np.ndarray, levels: Sequence[float], colour: str, width: float, style: str = "solid") -> None:
-        inside = [level for level in levels if np.nanmin(values) < level < np.nanmax(values)]
-        if inside:
-            axes.contour(east, north, values, levels=inside, colors=colour, linewidths=width, linestyles=style)
-
-    latitude, longitude = planes["LAT_GRAPHIC"], np.radians(planes["LON_GRAPHIC"])
-    contour(latitude, np.arange(-60, 61, GRID_STEP_DEG), "0.45", 0.5)
-    for meridian in np.radians(np.arange(0, 360, GRID_STEP_DEG)):
-        # The sine has no seam at 0/360. Its zero on the opposite meridian is left out, and so are the poles.
-        away = (np.cos(longitude - meridian) < 0) | (np.abs(latitude) > 80)
-        values = np.where(away, np.nan, np.sin(longitude - meridian))
-        if np.isfinite(values).any():
-            contour(values, [0], "0.45", 0.5)
-    contour(planes["INCIDENCE"], [90], "0.2", 0.8, "dashed")
-    contour(planes["DISTANCE_LIMB"], [0], "0.1", 1.0)
-    if is_saturn:
-        contour(planes["DISTANCE_RINGS"], SATURN_RING_EDGES_KM, "0.3", 0.6)
-    return half
-
-
-def _plot_spectrum(axes: Sequence[Axes], sci: np.ndarray, wavelength: np.ndarray, unit: str) -> None:
-    spectrum, counts = axes
+def _plot_spectra(axes_at: Any, cube: Cube, sci: np.ndarray, wavelength: np.ndarray, unit: str) -> None:
+    factor = surface_brightness_factor(unit, wavelength) if cube.header.get("INSTRUME") == "MIRI" else None
+    left, width, thermal = 6.75, 8.0, 1.1 if factor is not None else 0.0
+    spectrum = axes_at(left, _TITLE, width, 3.3 - thermal)
+    counts = axes_at(left, _TITLE + 3.4, width, 0.8, sharex=spectrum)
     field, brightest = mean_spectrum(sci)
-    for values, label, colour in (
-        (brightest, "brightest tenth", SPECTRUM_COLOURS[1]),
-        (field, "field", SPECTRUM_COLOURS[0]),
-    ):
-        spectrum.plot(wavelength, values, color=colour, linewidth=0.8, label=label)
-    shown = np.concatenate([field, brightest])
-    positive = shown[np.isfinite(shown)]
-    if positive.size and positive.min() > 0 and positive.max() > 30 * positive.min():
-        spectrum.set_yscale("log")
-    spectrum.set(ylabel=f"surface brightness [{unit}]", title="mean spectrum")
-    spectrum.legend(frameon=False)
-    seen = np.isfinite(sci).any(axis=0)
-    invalid = (~np.isfinite(sci))[:, seen].sum(axis=1)
-    counts.plot(wavelength, invalid, color="0.3", linewidth=0.8, drawstyle="steps-mid")
+    lines = ((brightest, "mean of the brightest tenth", LINE_COLOURS[1]), (field, "mean of the field", LINE_COLOURS[0]))
+    for values, label, colour in lines:
+        spectrum.plot(*with_gaps(wavelength, values), color=colour, linewidth=0.8, label=label)
+    if _spans_decades(field) or _spans_decades(brightest):
+        _use_log_scale(spectrum)
+    spectrum.set_ylabel(f"surface brightness\n[{unit}]" if unit else "surface brightness")
+    spectrum.legend(frameon=False, fontsize=9, ncols=2, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.2)
     spectrum.tick_params(labelbottom=False)
+    if factor is not None:
+        kelvin = axes_at(left, _TITLE + 3.4 - thermal, width, thermal - 0.1, sharex=spectrum)
+        for values, _, colour in lines:
+            temperature = brightness_temperature(values * factor, wavelength)
+            kelvin.plot(*with_gaps(wavelength, temperature), color=colour, linewidth=0.8)
+        kelvin.set_ylabel("brightness\ntemp. [K]")
+        kelvin.tick_params(labelbottom=False)
+    invalid, total = invalid_spaxels(sci)
+    counts.fill_between(*with_gaps(wavelength, invalid), step="mid", color="0.5", linewidth=0.8)
     counts.set(xlabel="barycentric wavelength [µm]", ylabel="invalid\nspaxels", xlim=(wavelength[0], wavelength[-1]))
-    counts.set_ylim(0, max(1, int(seen.sum())))
-    counts.text(0.995, 0.9, f"of {int(seen.sum())} in the field", transform=counts.transAxes, ha="right", va="top")
+    counts.set_ylim(0, 1.05 * max(1, total))
+    counts.text(0.995, 0.86, f"of {total} in the field", transform=counts.transAxes, ha="right", va="top", fontsize=9)
+
+
+def _spans_decades(values: np.ndarray) -> bool:
+    values = values[np.isfinite(values)]
+    return values.size > 0 and values.min() > 0 and values.max() > 20 * values.min()
+
+
+def _use_log_scale(axes: Axes) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
 
 
 def _plot_images(
-    figure: Any, images: np.ndarray, ranges: Sequence[tuple[float, float]], unit: str, frame: SkyFrame
+    axes_at: Any,
+    down: float,
+    sci: np.ndarray,
+    wavelength: np.ndarray,
+    unit: str,
+    corners: tuple[np.ndarray, np.ndarray],
 ) -> None:
-    width = 0.148
-    axes = [figure.add_axes((0.04 + number * width, 0.06, width - 0.012, 0.26)) for number in range(len(images))]
-    low, high = _stretch(images)
-    for number, (ax, image, (first, last)) in enumerate(zip(axes, images, ranges, strict=True)):
-        picture = ax.imshow(image, origin="lower", cmap=COLOUR_MAP, vmin=low, vmax=high, interpolation="nearest")
-        ax.set_facecolor("0.85")
-        invalid = 100 * np.mean(~np.isfinite(image))
-        ax.set_title(f"{first:.3f} to {last:.3f} µm\n{invalid:.0f} % empty", fontsize=9)
-        ax.set_xlabel("x [spaxel]")
+    images, ranges = range_images(sci, wavelength, IMAGES)
+    invalid = invalid_fractions(sci, IMAGES)
+    low, high = robust_range(images)
+    width = 2.2
+    for number, (image, (first, last)) in enumerate(zip(images, ranges, strict=True)):
+        axes = axes_at(0.6 + number * width, down + 0.45, width - 0.15, 2.4)
+        picture = axes.imshow(image, origin="lower", cmap=COLOUR_MAP, vmin=low, vmax=high, interpolation="nearest")
+        axes.set_facecolor(EMPTY_COLOUR)
+        axes.set_title(f"{first:.3f} to {last:.3f} µm\n{100 * invalid[number]:.3g} % of voxels invalid", fontsize=9)
+        axes.set_xlabel("x [spaxel]")
         if number == 0:
-            ax.set_ylabel("y [spaxel]")
-            _plot_arrows(ax, image.shape, frame)
+            axes.set_ylabel("y [spaxel]")
+            _plot_arrows(axes, image.shape, corners)
         else:
-            ax.tick_params(labelleft=False)
-    figure.colorbar(picture, cax=figure.add_axes((0.935, 0.07, 0.012, 0.24)), label=unit)
+            axes.tick_params(labelleft=False)
+    axes.figure.colorbar(picture, cax=axes_at(13.95, down + 0.55, 0.16, 2.2), label=unit)
 
 
-def _plot_arrows(axes: Axes, shape: tuple[int, int], frame: SkyFrame) -> None:
+def _plot_arrows(axes: Axes, shape: tuple[int, int], corners: tuple[np.ndarray, np.ndarray]) -> None:
+    from matplotlib.patheffects import withStroke
+
     ny, nx = shape
-    start = np.array([0.28 * nx, 0.28 * ny])
-    for vector, label in zip(frame.directions(), ("E", "N"), strict=True):
+    start = np.array([0.3 * nx, 0.3 * ny])
+    # White with a dark edge is seen on dark and on bright images, and on empty ones.
+    seen = [withStroke(linewidth=3, foreground="0.1")]
+    for vector, label in zip(sky_directions(corners), ("E", "N"), strict=True):
         end = start + 0.15 * min(nx, ny) * vector
-        axes.annotate("", end, start, arrowprops={"arrowstyle": "->", "color": ARROW_COLOUR, "linewidth": 1.4})
-        axes.text(
-            *(start + 0.2 * min(nx, ny) * vector), label, color=ARROW_COLOUR, ha="center", va="center", fontsize=9
-        )
+        arrow = axes.annotate("", end, start, arrowprops={"arrowstyle": "->", "color": "white", "linewidth": 1.3})
+        arrow.arrow_patch.set_path_effects(seen)
+        place = start + 0.2 * min(nx, ny) * vector
+        axes.text(*place, label, color="white", ha="center", va="center", fontsize=9, path_effects=seen)
+
+
+def _plot_corrections(
+    axes_at: Any, down: float, summaries: Sequence[CorrectionSummary], wavelength: np.ndarray
+) -> None:
+    """A map and a spectrum of what each correction did, side by side."""
+    each = 4.85
+    for number, summary in enumerate(summaries):
+        left = 0.6 + number * each
+        axes = axes_at(left, down + 0.3, 1.45, 1.55, anchor="E")
+        low, high = robust_range(summary.image)
+        colours = COLOUR_MAP
+        if summary.centre is not None:
+            largest = max(abs(low - summary.centre), abs(high - summary.centre), 1e-6)
+            low, high, colours = summary.centre - largest, summary.centre + largest, DIVERGING_COLOUR_MAP
+        picture = axes.imshow(summary.image, origin="lower", cmap=colours, vmin=low, vmax=high, interpolation="nearest")
+        axes.set_facecolor(EMPTY_COLOUR)
+        bar = axes.figure.colorbar(picture, cax=axes_at(left + 1.5, down + 0.3, 0.1, 1.55))
+        bar.ax.tick_params(labelsize=8)
+        axes.set_title(f"{summary.title}\n", loc="left", fontsize=9, fontweight="bold", pad=-4)
+        axes.text(0, 1.02, summary.image_label, transform=axes.transAxes, fontsize=8, va="bottom")
+        axes.tick_params(labelsize=8)
+        spectrum = axes_at(left + 2.35, down + 0.3, each - 2.65, 1.55)
+        spectrum.plot(*with_gaps(wavelength, summary.spectrum), color=LINE_COLOURS[0], linewidth=0.7)
+        spectrum.text(0, 1.02, summary.spectrum_label, transform=spectrum.transAxes, fontsize=8, va="bottom")
+        spectrum.set_xlabel("wavelength [µm]", fontsize=8)
+        spectrum.tick_params(labelsize=8)
+        spectrum.set_xlim(wavelength[0], wavelength[-1])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

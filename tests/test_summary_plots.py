@@ -1,11 +1,16 @@
-"""The numbers in the pictures, and that making them leaves no trace in a notebook."""
+"""Pictures show the numbers of the cube, and making them leaves no trace in a notebook."""
+
+import gc
 
 import numpy as np
+import psutil
 import pytest
 from astropy.io import fits
 
+from cube_summary import brightness_temperature, mean_spectrum
 from cubes import read_cube
-from summary_plots import SkyFrame, main, mean_spectrum, plot_cube, range_images, summed_image, without_spikes
+from sky_frame import SkyFrame, frame_of, sky_directions
+from summary_plots import main, plot_cube, plot_file
 
 SHAPE = (40, 9, 8)
 
@@ -35,63 +40,60 @@ def cube_file(tmp_path):
     return path
 
 
-def test_the_mean_spectrum_is_that_of_the_field_and_of_its_brightest_tenth():
-    wavelength = np.linspace(0, 1, 50)
-    spectrum = 5 - 3 * np.exp(-(((wavelength - 0.5) / 0.05) ** 2))
-    brightness = np.zeros((10, 10))
-    brightness[4, :] = 100.0
-    sci = spectrum[:, None, None] * brightness + 1.0
-    field, brightest = mean_spectrum(sci)
-    np.testing.assert_allclose(field, spectrum * 10 + 1)
-    np.testing.assert_allclose(brightest, spectrum * 100 + 1)
-
-
-def test_spikes_do_not_count_and_lines_do():
-    rng = np.random.default_rng(2)
-    line = 50 * np.exp(-(((np.arange(60) - 30) / 3.0) ** 2))
-    sci = line[:, None, None] + rng.normal(0, 1, (60, 4, 4))
-    sci[10, 1, 1] += 500
-    cleaned = without_spikes(sci)
-    assert np.isnan(cleaned[10, 1, 1])
-    assert np.isnan(cleaned).sum() == 1
-
-
-def test_a_line_one_plane_wide_keeps_its_depth_in_a_field_with_sky():
-    rng = np.random.default_rng(3)
-    brightness = np.where(np.arange(64).reshape(8, 8) < 40, 1000.0, 0.0)
-    spectrum = np.ones(80)
-    spectrum[40] = 0.4
-    sci = spectrum[:, None, None] * brightness + rng.normal(0, 1, (80, 8, 8))
-    sci[20, 2, 2] += 5000
-    field, brightest = mean_spectrum(sci)
-    np.testing.assert_allclose(field, spectrum * brightness.mean(), rtol=0.03)
-    np.testing.assert_allclose(brightest, spectrum * 1000, rtol=0.01)
-
-
-def test_empty_planes_are_gaps_without_warnings():
-    sci = np.ones((12, 3, 3))
-    sci[4:6] = np.nan
-    field, _ = mean_spectrum(sci)
-    assert np.isnan(field[4:6]).all() and np.isfinite(np.delete(field, [4, 5])).all()
-    nothing = np.full((12, 3, 3), np.nan)
-    assert np.isnan(mean_spectrum(nothing)[0]).all()
-    assert np.isnan(summed_image(nothing)).all()
-
-
-def test_images_are_means_in_ranges_that_cover_all_planes():
-    sci = np.arange(13.0)[:, None, None] * np.ones((1, 2, 2))
-    images, ranges = range_images(sci, 5 + np.arange(13) * 0.1, 3)
-    np.testing.assert_allclose(images[:, 0, 0], [2, 6.5, 10.5])
-    assert ranges[0][0] == 5.0 and ranges[-1][1] == pytest.approx(6.2)
-
-
 def test_offsets_on_the_sky_are_right_across_ra_zero(cube_file):
-    frame = SkyFrame(read_cube(cube_file), None)
+    header = read_cube(cube_file).sci_header
+    corners = frame_of(header, None).corners(header)
     # A spaxel is 0.2 arcsec wide on the sky whatever the declination and on whichever side of RA = 0.
-    np.testing.assert_allclose(np.diff(frame.east, axis=1), -0.2, rtol=1e-3)
-    np.testing.assert_allclose(np.diff(frame.north, axis=0), 0.2, rtol=1e-3)
-    east, north = frame.directions()
+    np.testing.assert_allclose(np.diff(corners[0], axis=1), -0.2, rtol=1e-3)
+    np.testing.assert_allclose(np.diff(corners[1], axis=0), 0.2, rtol=1e-3)
+    east, north = sky_directions(corners)
     np.testing.assert_allclose([east, north], [[-1, 0], [0, 1]], atol=1e-3)
+
+
+def test_a_turned_frame_has_its_pole_up_and_can_be_undone():
+    frame = SkyFrame(359.9999, 50.0, angle=30.0)
+    # 1 arcsec from the centre towards position angle 30 deg, north through east, is up.
+    ra = 359.9999 + np.sin(np.radians(30)) / 3600 / np.cos(np.radians(50))
+    x, y = frame.offsets(ra, 50 + np.cos(np.radians(30)) / 3600)
+    assert (x, y) == (pytest.approx(0, abs=1e-9), pytest.approx(1))
+    np.testing.assert_allclose(frame.offsets(*frame.positions(2.0, -3.0)), (2.0, -3.0), atol=1e-7)
+
+
+def test_the_lines_drawn_are_the_spectra_of_the_cube(cube_file):
+    cube = read_cube(cube_file)
+    figure = plot_cube(cube)
+    field, brightest = mean_spectrum(np.where(cube.good, cube.sci, np.nan))
+    spectrum, kelvin = figure.axes[1], figure.axes[3]
+    for axes, function in ((spectrum, np.array), (kelvin, lambda v: brightness_temperature(v, cube.wavelength))):
+        drawn = [line.get_ydata() for line in axes.lines]
+        np.testing.assert_array_equal(drawn, [function(brightest), function(field)])
+        np.testing.assert_array_equal(axes.lines[0].get_xdata(), cube.wavelength)
+    assert "MJy/sr" in spectrum.get_ylabel() and "[K]" in kelvin.get_ylabel()
+
+
+def test_the_temperature_is_only_for_the_mid_infrared(cube_file):
+    cube = read_cube(cube_file)
+    cube.header["INSTRUME"] = "NIRSPEC"
+    assert not any("[K]" in axes.get_ylabel() for axes in plot_cube(cube).axes)
+
+
+def test_a_spectrum_over_decades_is_drawn_in_the_logarithm(cube_file):
+    cube = read_cube(cube_file)
+    cube.hdul["SCI"].data[:] = np.geomspace(1, 1000, SHAPE[0])[:, None, None]
+    figure = plot_cube(cube)
+    assert figure.axes[1].get_yscale() == "log"
+    cube.hdul["SCI"].data[:] = 1.0
+    assert plot_cube(cube).axes[1].get_yscale() == "linear"
+
+
+def test_what_the_corrections_did_is_shown_where_they_left_it(cube_file):
+    cube = read_cube(cube_file)
+    plain = len(plot_cube(cube).axes)
+    cube.add_note("despike", "Despiked", {"nsigma": 7.0})
+    cube.set_extension("SPIKES", np.zeros(SHAPE, np.uint8), "", "")
+    figure = plot_cube(cube)
+    assert len(figure.axes) == plain + 3
+    assert any("Despiked: nsigma 7" in text.get_text() for text in figure.texts)
 
 
 def test_a_cube_without_backplanes_is_plotted_and_pyplot_is_left_alone(cube_file, tmp_path):
@@ -101,7 +103,7 @@ def test_a_cube_without_backplanes_is_plotted_and_pyplot_is_left_alone(cube_file
     figure = plot_cube(read_cube(cube_file))
     assert plt.get_fignums() == []
     assert dict(plt.rcParams) == before
-    assert len(figure.axes) == 10
+    assert len(figure.axes) == 11
     assert main([str(cube_file), str(tmp_path / "plot.png")]) == 0
     assert (tmp_path / "plot.png").stat().st_size > 20_000
 
@@ -118,3 +120,17 @@ def test_what_is_no_cube_gets_one_sentence(tmp_path, capsys):
     assert main([str(tmp_path / "x.fits"), str(tmp_path / "x.png")]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and "x.fits" in error and error.count("\n") == 1
+
+
+def test_memory_is_given_back_after_each_picture(cube_file, tmp_path):
+    process = psutil.Process()
+
+    def plot(times):
+        for _ in range(times):
+            plot_file(cube_file, tmp_path / "plot.png", dpi=60)
+        gc.collect()
+        return process.memory_info().rss
+
+    first = plot(2)
+    # One figure's pixels and lines come to some 10 MB.
+    assert plot(6) - first < 15e6
