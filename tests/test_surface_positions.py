@@ -55,7 +55,8 @@ def test_points_that_do_not_face_us_are_hidden_by_the_body(geometry):
     distance = np.linalg.norm(geometry.rotation @ -geometry.centre - points, axis=-1)
     planes = backplanes(*sky_positions(points, geometry), geometry)
     in_front = planes["DISTANCE"] < distance - 10.0  # km
-    clear = ~(planes["EMISSION"] > 89.5)  # elsewhere the two are the same point within kilometres
+    clear = planes["EMISSION"] < 89.5  # elsewhere the two are the same point within kilometres
+    assert clear.mean() > 0.9
     np.testing.assert_array_equal(in_front[clear], ~is_facing(points, geometry)[clear])
 
 
