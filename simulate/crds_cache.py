@@ -24,6 +24,7 @@ SERVER_URL = "https://crds-serverless-mode.stsci.edu"
 USE_AFTER = "2021-01-01 00:00:00"
 DETECTOR, CHANNEL, BAND = "META.INSTRUMENT.DETECTOR", "META.INSTRUMENT.CHANNEL", "META.INSTRUMENT.BAND"
 EXPOSURE_TYPE, READOUT, SUBARRAY = "META.EXPOSURE.TYPE", "META.EXPOSURE.READPATT", "META.SUBARRAY.NAME"
+GRATING, FILTER = "META.INSTRUMENT.GRATING", "META.INSTRUMENT.FILTER"
 
 
 @dataclass
@@ -142,6 +143,10 @@ class CrdsCache:
         self._select(reference_type, match, path.name)
         shutil.copyfile(source, path)
         return path
+
+    def files(self) -> dict[str, tuple[str, ...]]:
+        """Names of the files of each type."""
+        return {name: tuple(selection.files.values()) for name, selection in self._selections.items()}
 
     def finish(self, reference_types: Iterable[str]) -> None:
         """Write the mappings and the configuration; types in `reference_types` without a file are answered 'N/A'."""

@@ -16,6 +16,7 @@ SPEED_OF_LIGHT = 299792.458  # [km/s]
 # Reference point of the aperture MIRIFU_CHANNEL1A, which the headers of all MRS exposures refer to (PRD, SIAF).
 MRS_V2_REF, MRS_V3_REF = -503.654472, -318.742464
 MRS_V3_IDEAL_Y_ANGLE, MRS_PARITY = 8.4, -1
+NRS_V2_REF, NRS_V3_REF = 300.2961, -497.9
 
 # Dither offsets in the aperture's ideal frame [arcsec]: x along the slices, y across them. The first four are an
 # extended-source pattern like that of the instrument: 0.974 arcsec across the slices is a half-integer number of slices
