@@ -20,21 +20,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from astropy.io import fits
 
 from command_line import ArgumentParser, run_command
-from cubes import DQ, Cube, celestial_wcs, read_cube, spaxel_scale, write_cube
+from cubes import Cube, celestial_wcs, read_cube, spaxel_scale, write_cube
 from desaturation_rules import MISSING, OUTLIER, PARTIAL, Thresholds, by_factors, by_onset, limit_steps, usable
 from errors import InputError, OptionError
 from saturation_onset import Onset, compare_ramps
 
 STEP = "desaturate"
 METHODS = ("onset", "factors")
+UNEQUAL = 0.01  # by how much the flux of ramps may differ before the user is warned
 # What cubes of one exposure and band have in common.
 _SAME_KEYS = (
     *("INSTRUME", "DETECTOR", "CHANNEL", "BAND", "FILTER", "GRATING", "BUNIT"),
     *("PROGRAM", "OBSERVTN", "VISIT", "PATT_NUM", "DATE-OBS", "TIME-OBS"),
 )
-# Channels of MIRI whose 1-group ramps are left out (King et al. 2023).
+# Channels of MIRI in which 1-group ramps are the last resort (King et al. 2023 leave them out).
 _POOR_FIRST_GROUP = ("1", "2")
 
 
@@ -51,7 +53,7 @@ class Merged:
     has_data
         Where there is data in any of them, and so in the one that is used.
     onsets
-        Of each ramp but the shortest, against what is known from the shorter ones; the longest first.
+        Of each ramp but the shortest and the reserve, against what is known from the shorter ones; the longest first.
     """
 
     ramp: np.ndarray
@@ -74,6 +76,7 @@ def desaturate_cubes(
     coverage: Sequence[np.ndarray] | None = None,
     *,
     method: str = "onset",
+    reserve: int = 0,
     maximum_step: int | None = None,
     thresholds: Thresholds | None = None,
 ) -> Merged:
@@ -88,6 +91,9 @@ def desaturate_cubes(
         How many detector pixels each voxel is made of (WMAP), for 'onset'. None: not known.
     method
         'onset' or 'factors'.
+    reserve
+        How many of the shortest ramps serve only as a last resort: for voxels that in all longer ramps are without data
+        or (where `coverage` tells) have lost detector pixels.
     maximum_step
         By how many ramps neighbours with data (along all three axes) may differ; the voxel of the longer ramp is then
         taken from a shorter one that has data. By default ceil(number of ramps / 5). With 'onset', voxels that are good
@@ -103,7 +109,7 @@ def desaturate_cubes(
     Raises
     ------
     OptionError
-        If the method is not known or `maximum_step` is below 1.
+        If the method is not known, `maximum_step` is below 1, or no ramp is left besides the `reserve`.
     InputError
         If the shapes differ.
     """
@@ -112,20 +118,46 @@ def desaturate_cubes(
     if len({cube.shape for cube in (*sci, *err, *dq)}) > 1:
         shapes = ", ".join(str(cube.shape) for cube in sci)
         raise InputError(f"the cubes have different shapes ({shapes}): give cubes of one exposure and band.")
-    step = math.ceil(len(sci) / 5) if maximum_step is None else maximum_step
+    step = default_step(len(sci)) if maximum_step is None else maximum_step
     if step < 1:
         raise OptionError(f"maximum_step {step} must be 1 or more.")
+    if not 0 <= reserve < len(sci):
+        raise OptionError(f"reserve {reserve} of {len(sci)} ramps: at least the longest must be left.")
     thresholds = thresholds or Thresholds()
     has_data = [usable(values, flags) for values, flags in zip(sci, dq, strict=True)]
+    used = slice(len(sci) - reserve)
     if method == "onset":
-        ramp, desat_type, onsets = by_onset(sci, err, has_data, coverage, thresholds)
+        cover = None if coverage is None else coverage[used]
+        ramp, desat_type, onsets = by_onset(sci[used], err[used], has_data[used], cover, thresholds)
         free = desat_type > 0
     else:
-        ramp, desat_type = by_factors(sci, err, has_data, thresholds)
+        ramp, desat_type = by_factors(sci[used], err[used], has_data[used], thresholds)
         onsets, free = (), np.ones(ramp.shape, bool)
-    limited = limit_steps(ramp, has_data, step, free)
+    limited = limit_steps(ramp, has_data[used], step, free)
     desat_type[(limited > ramp) & (desat_type == 0)] = PARTIAL
-    return Merged(limited, desat_type, np.logical_or.reduce(has_data), onsets)
+    merged = Merged(limited, desat_type, np.logical_or.reduce(has_data[used]), onsets)
+    return _with_reserve(merged, has_data, coverage, reserve)
+
+
+def default_step(ramps: int) -> int:
+    """By how many ramps neighbours may differ, of so many."""
+    return math.ceil(ramps / 5)
+
+
+def _with_reserve(
+    merged: Merged, has_data: Sequence[np.ndarray], coverage: Sequence[np.ndarray] | None, reserve: int
+) -> Merged:
+    """Give the shortest ramps to the voxels that no longer one has whole."""
+    for number in range(len(has_data) - reserve, len(has_data)):
+        needy = ~merged.has_data
+        if coverage is not None:
+            needy |= merged.pick(coverage[:number]) < coverage[number]
+        needy &= has_data[number]
+        ramp, desat_type = merged.ramp.copy(), merged.desat_type.copy()
+        ramp[needy] = number
+        desat_type[needy] = np.where(has_data[0][needy], PARTIAL, MISSING)
+        merged = Merged(ramp, desat_type, merged.has_data | needy, merged.onsets)
+    return merged
 
 
 def desaturate_files(
@@ -149,9 +181,8 @@ def desaturate_files(
     method, maximum_step
         As in `desaturate_cubes`.
     minimum_groups
-        Values of shorter ramps are not used. By default 2 in MIRI's channels 1 and 2, whose first group is poor, else
-        1. With 'onset', what they tell is used: voxels that have lost detector pixels in all ramps that may be used
-        become NaN, flagged DO_NOT_USE and SATURATED, with NGROUPS 0 and DESAT_TYPE 2.
+        Shorter ramps are the last resort: for voxels that in all others are without data or have lost detector pixels,
+        so that there is nothing better. By default 2 in MIRI's channels 1 and 2, whose first group is poor, else 1.
     apply_ratio
         Multiply the shorter ramps by the flux ratio (long to short) measured on unsaturated voxels. The header has it
         in any case.
@@ -178,26 +209,34 @@ def desaturate_files(
         raise OptionError(f"{min(wrong)!r} is no threshold of desaturation: they are {', '.join(names)}.")
     limits = Thresholds(**thresholds)
     facts: dict[str, Any] = {"notes": [], "warnings": []}
-    every = _sorted_cubes([read_cube(path) for path in paths_in])
-    cubes = _long_enough(every, minimum_groups, facts)
+    cubes = _sorted_cubes([read_cube(path) for path in paths_in])
     groups = [_groups_of(cube) for cube in cubes]
+    if len({cube.header.get("NEXPCUBE") for cube in cubes}) > 1:
+        facts["warnings"].append("the cubes are made of different numbers of exposures (NEXPCUBE)")
+    minimum = _minimum_groups(cubes[0].header) if minimum_groups is None else minimum_groups
+    reserve = sum(count < minimum for count in groups[1:])
     sci, err, dq = ([getattr(cube, name) for cube in cubes] for name in ("sci", "err", "dq"))
     merged = desaturate_cubes(
-        sci, err, dq, _coverage(cubes), method=method, maximum_step=maximum_step, thresholds=limits
+        sci,
+        err,
+        dq,
+        _coverage(cubes),
+        method=method,
+        reserve=reserve,
+        maximum_step=maximum_step,
+        thresholds=limits,
     )
-    onsets = merged.onsets or _compare(sci, err, dq)
+    onsets = [*merged.onsets, *_compare(sci, err, dq, len(merged.onsets))]
     if apply_ratio:
         for cube, factor in zip(cubes[1:], np.cumprod([onset.ratio for onset in onsets]), strict=True):
             cube.sci[...] *= np.float32(factor)
             cube.err[...] *= np.float32(factor)
     _set_data(cubes, merged)
-    if method == "onset" and len(every) > len(cubes):
-        merged = _mark_incomplete(cubes[0], every[-1], merged, facts)
     _set_extensions(cubes[0], groups, merged)
     options = {
         "method": method,
-        "minimum_groups": groups[-1] if minimum_groups is None else minimum_groups,
-        "maximum_step": math.ceil(len(cubes) / 5) if maximum_step is None else maximum_step,
+        "minimum_groups": minimum,
+        "maximum_step": default_step(len(cubes)) if maximum_step is None else maximum_step,
         "apply_ratio": apply_ratio,
     }
     measured = {}
@@ -208,6 +247,10 @@ def desaturate_files(
             measured[f"onset_{longer}"] = onset.brightness
     cubes[0].add_note(STEP, "Desaturated", {"groups": groups, **options, **asdict(limits), **measured})
     write_cube(cubes[0], path_out)
+    facts["warnings"] += _unequal(groups, onsets)
+    if reserve:
+        last = int((merged.has_data & (merged.ramp >= len(cubes) - reserve)).sum())
+        facts["notes"].append(f"{last} voxels from ramps of fewer than {minimum} groups, since no other has them whole")
     replaced = {reason: int((merged.desat_type == reason).sum()) for reason in (MISSING, PARTIAL, OUTLIER)}
     ratios = [(onset.ratio, onset.ratio_error) for onset in onsets]
     return facts | {"groups": groups, "replaced": replaced, "flux_ratios": ratios}
@@ -255,27 +298,26 @@ def _same_grid(first: Cube, cube: Cube) -> bool:
     return bool(np.hypot(*shift) < 0.5 and np.allclose(first.wavelength, cube.wavelength, rtol=1e-6, atol=1e-3 * step))
 
 
-def _long_enough(cubes: list[Cube], minimum_groups: int | None, facts: dict[str, Any]) -> list[Cube]:
-    """The cubes whose values may be used."""
-    header = cubes[0].header
-    first_group_is_poor = header.get("INSTRUME") == "MIRI" and str(header.get("CHANNEL")) in _POOR_FIRST_GROUP
-    minimum = (2 if first_group_is_poor else 1) if minimum_groups is None else minimum_groups
-    chosen = [cubes[0], *(cube for cube in cubes[1:] if _groups_of(cube) >= minimum)]
-    if left_out := len(cubes) - len(chosen):
-        facts["notes"].append(f"{left_out} of {len(cubes)} cubes not used: ramps of fewer than {minimum} groups")
-    if len(chosen) == 1:
-        facts["warnings"].append(f"no shorter ramp of at least {minimum} groups: nothing could be replaced")
-    if len({cube.header.get("NEXPCUBE") for cube in cubes}) > 1:
-        facts["warnings"].append("the cubes are made of different numbers of exposures (NEXPCUBE)")
-    return chosen
+def _minimum_groups(header: fits.Header) -> int:
+    return 2 if header.get("INSTRUME") == "MIRI" and str(header.get("CHANNEL")) in _POOR_FIRST_GROUP else 1
 
 
-def _compare(sci: Sequence[np.ndarray], err: Sequence[np.ndarray], dq: Sequence[np.ndarray]) -> list[Onset]:
-    """Each ramp with the next shorter one."""
+def _compare(sci: Sequence[np.ndarray], err: Sequence[np.ndarray], dq: Sequence[np.ndarray], first: int) -> list[Onset]:
+    """Each ramp, from the `first` on, with the next shorter one."""
     has_data = [usable(values, flags) for values, flags in zip(sci, dq, strict=True)]
     return [
         compare_ramps(sci[i], err[i], sci[i + 1], err[i + 1], has_data[i] & has_data[i + 1])[0]
-        for i in range(len(sci) - 1)
+        for i in range(first, len(sci) - 1)
+    ]
+
+
+def _unequal(groups: Sequence[int], onsets: Sequence[Onset]) -> list[str]:
+    """A warning for each ramp that does not agree with the next shorter one where neither is saturated."""
+    return [
+        f"{longer} groups give {100 * (onset.ratio - 1):+.1f} % more flux than {shorter} where nothing saturates: "
+        "'apply_ratio' scales them"
+        for longer, shorter, onset in zip(groups[:-1], groups[1:], onsets, strict=True)
+        if abs(onset.ratio - 1) > max(UNEQUAL, 5 * onset.ratio_error)
     ]
 
 
@@ -295,22 +337,6 @@ def _set_data(cubes: Sequence[Cube], merged: Merged) -> None:
             np.copyto(target, cube.hdul[name].data, where=merged.ramp == number)
 
 
-def _mark_incomplete(cube: Cube, shortest: Cube, merged: Merged, facts: dict[str, Any]) -> Merged:
-    """Make voxels unusable that lack pixels which the shortest ramp has, itself too short to be used."""
-    if not (_has_coverage(cube) and _has_coverage(shortest)):
-        return merged
-    lost = merged.has_data & usable(shortest.sci, shortest.dq)
-    lost &= cube.hdul["WMAP"].data < shortest.hdul["WMAP"].data
-    if not lost.any():
-        return merged
-    cube.mark_bad(lost, DQ.SATURATED)
-    facts["notes"].append(
-        f"{lost.sum()} voxels that have lost saturated detector pixels in all ramps used are made NaN"
-    )
-    desat_type = np.where(lost, np.uint8(PARTIAL), merged.desat_type)
-    return Merged(merged.ramp, desat_type, merged.has_data & ~lost, merged.onsets)
-
-
 def _set_extensions(cube: Cube, groups: Sequence[int], merged: Merged) -> None:
     used = np.where(merged.has_data, np.array(groups, np.int16)[merged.ramp], np.int16(0))
     cube.set_extension("NGROUPS", used, "", "Number of groups of the ramp that each voxel is from; 0 without data.")
@@ -328,7 +354,10 @@ def _command(argv: Sequence[str] | None) -> int:
     parser.add_argument("path_out", metavar="OUT", help="cube to write")
     parser.add_flag("method", choices=METHODS, default="onset", help="how saturated voxels are found")
     parser.add_flag(
-        "minimum_groups", type=int, default=None, help="leave shorter ramps out (MIRI channels 1, 2: 2; else 1)"
+        "minimum_groups",
+        type=int,
+        default=None,
+        help="shorter ramps are the last resort (MIRI ch. 1, 2: 2; else 1)",
     )
     parser.add_flag(
         "maximum_step", type=int, default=None, help="ramps that neighbours may differ by (number of cubes / 5)"

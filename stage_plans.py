@@ -10,7 +10,6 @@ from typing import Any
 
 from observations import Exposure, tile_labels
 from pipeline import Task
-from ramp_desaturation import stage1_steps
 from reduction import Made, Options, Product
 
 GIGABYTE = 1e9
@@ -40,7 +39,7 @@ def plan_stage1(
         size = product.exposure.path.stat().st_size
         task = Task(
             step="stage1",
-            function="jwst_stages:run_stage1",
+            function="ramp_desaturation_step:run_stage1" if options.desaturate == "ramp" else "jwst_stages:run_stage1",
             arguments={
                 "path_in": product.path,
                 "path_out": out,
@@ -61,8 +60,7 @@ def stage1_parameters(
     exposure = product.exposure
     if product.groups is not None:
         exposure = dataclasses.replace(exposure, groups=product.groups)
-    steps = merged_steps(defaults(exposure), options.of_step("stage1"))
-    return stage1_steps(steps) if options.desaturate == "ramp" else steps
+    return merged_steps(defaults(exposure), options.of_step("stage1"))
 
 
 def plan_stage2(

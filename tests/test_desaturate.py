@@ -14,7 +14,7 @@ from saturating import make_ramps
 
 import desaturate
 from benchmarks.reference_desaturate import reference_factors, reference_onset, reference_steps, reference_usable
-from cubes import DQ, read_cube
+from cubes import read_cube
 from desaturate import desaturate_cubes, desaturate_files
 from desaturation_rules import Thresholds, brightness_at, by_factors, by_onset, limit_steps, usable
 from errors import InputError, OptionError
@@ -374,20 +374,36 @@ def test_ratio_is_applied_on_request(files, tmp_path, scene):
         assert 0.8 < 1.4826 * np.median(np.abs(pull)) < 1.2
 
 
-def test_one_group_is_left_out_in_channels_1_and_2_but_what_it_tells_is_used(files, tmp_path):
+def test_one_group_is_the_last_resort_in_channels_1_and_2(files, tmp_path):
     paths, ramps = files
     cubes = [write_ramp(path, tmp_path / path.name, ramps, i, CHANNEL="2") for i, path in enumerate(paths)]
     facts = desaturate_files(cubes, tmp_path / "out_s3d.fits")
-    assert facts["groups"] == [5, 4, 3, 2]
-    assert any("fewer than 2 groups" in note for note in facts["notes"])
+    assert facts["groups"] == [5, 4, 3, 2, 1]
     cube = read_cube(tmp_path / "out_s3d.fits")
-    incomplete = ramps.lost[3]
-    assert incomplete.sum() > 20
-    assert not cube.good[incomplete].any()
-    kept_data = incomplete & (ramps.coverage[3] > 0)
-    assert (cube.dq[kept_data] & DQ.SATURATED > 0).all()
-    assert (cube.hdul["NGROUPS"].data[incomplete] == 0).all()
-    assert desaturate_files(cubes, tmp_path / "out_s3d.fits", minimum_groups=1)["groups"] == [5, 4, 3, 2, 1]
+    # In two groups they have lost pixels, or all of them: the first group is all there is.
+    nowhere_else = ramps.lost[3] & (ramps.coverage[4] > ramps.coverage[3])
+    assert nowhere_else.sum() > 20
+    assert any(f"{nowhere_else.sum()} voxels from ramps of fewer than 2" in note for note in facts["notes"])
+    np.testing.assert_array_equal(cube.hdul["NGROUPS"].data == 1, nowhere_else)
+    missing = cube.hdul["DESAT_TYPE"].data[nowhere_else] == 1
+    np.testing.assert_array_equal(missing, (ramps.coverage[0] == 0)[nowhere_else])
+    assert cube.good[nowhere_else].all()
+    np.testing.assert_array_equal(cube.sci[nowhere_else], ramps.sci[4][nowhere_else])
+    assert desaturate_files(cubes[:4], tmp_path / "out_s3d.fits")["groups"] == [5, 4, 3, 2]
+    # The other channels use it wherever it is best.
+    plain = desaturate_files(paths, tmp_path / "out_s3d.fits")
+    assert not plain["notes"]
+    assert (read_cube(tmp_path / "out_s3d.fits").hdul["NGROUPS"].data == 1).sum() > nowhere_else.sum()
+
+
+def test_ramps_that_disagree_are_told(files, tmp_path):
+    paths, ramps = files
+    bright = write_ramp(paths[4], tmp_path / "bright.fits", ramps, 4, CHANNEL="3")
+    with fits.open(bright, mode="update") as hdul:
+        hdul["SCI"].data *= np.float32(1.05)
+        hdul["ERR"].data *= np.float32(1.05)
+    (warning,) = desaturate_files([paths[0], paths[1], bright], tmp_path / "out_s3d.fits")["warnings"]
+    assert warning.startswith("4 groups give -4.")
 
 
 def test_cubes_that_do_not_belong_together_are_refused(files, tmp_path, scene):

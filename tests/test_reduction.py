@@ -172,7 +172,7 @@ def test_ramp_desaturation_runs_every_stage_once(root):
     assert not outputs(tasks, "remove_groups", root)
     assert not outputs(tasks, "desaturate", root)
     (stage1,) = [task for task in tasks if task.step == "stage1"]
-    assert "ChooseGroupsStep" in str(stage1.arguments["steps"]["jump"]["pre_hooks"])
+    assert stage1.function == "ramp_desaturation_step:run_stage1"
 
 
 def test_flats_are_constructed_of_four_dithers_and_used_on_these(root):
