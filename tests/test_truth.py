@@ -8,6 +8,8 @@ from conftest import SHARED_DATA, reduce, simulate
 from test_end_to_end import BANDS, PLACES, cube_path
 from truth import Comparison, displacement, fit, read_scene
 
+from cubes import read_cube
+
 CUBES = [(place, band) for place in PLACES for band in BANDS]
 DITHERS = PLACES[:4]
 POSITION_LIMIT = 0.005  # arcsec
@@ -126,6 +128,30 @@ def test_lines_are_at_their_barycentric_wavelengths(observation, comparisons, sc
         templates = [values[inside] for values in (expected, slope, curvature)]
         values, _ = fit(measured[inside], templates, np.ones(templates[0].size, bool))
         assert abs(values[2] / values[1]) < 0.05 * step
+
+
+@pytest.fixture(scope="module")
+def noiseless(tmp_path_factory):
+    """The first dither of the same observation without noise."""
+    data = simulate(tmp_path_factory.mktemp("noiseless") / "data", "--dithers", "1", "--no_noise")
+    reduced = reduce(data, "--end_step", "despike", "--parallel")
+    assert reduced.status == 0, reduced.output
+    return reduced
+
+
+@pytest.mark.parametrize("stage", ["stage3", "stage5_despike"])
+@pytest.mark.parametrize("place", ["d1", "d1_fringe1d"])
+@pytest.mark.parametrize("band", BANDS)
+def test_errors_are_honest_through_the_whole_chain(observation, noiseless, stage, place, band):
+    """What noise and cosmic rays did to the cubes is as large as ERR says, after every step."""
+    cube, truth = (
+        read_cube(data.root / stage / place / f"Level3_{band}_s3d_nav.fits") for data in (observation, noiseless)
+    )
+    pull = ((cube.sci - truth.sci) / cube.err)[cube.good & truth.good]
+    low, middle, high = np.percentile(pull, [15.87, 50, 84.13])
+    assert 0.9 < (high - low) / 2 < 1.15
+    assert abs(middle) < 0.1
+    assert np.mean(np.abs(pull) > 5) < 0.002
 
 
 GEOMETRY = SHARED_DATA / "mrs_geometry"
