@@ -138,45 +138,63 @@ def plan_desaturate(products: Iterable[Product], options: Options, *, versions: 
 def plan_flat(products: Iterable[Product], options: Options, *, versions: Versions) -> Iterator[Made]:
     """Flat-fielded cubes in `stage4_flat/`, by the user's flats or by ones constructed from this observation's dithers.
 
-    `combined` cubes are left as they are: their spaxels are no longer those of the detector's slices.
+    A `combined` cube is divided by the mean of its dithers' flats.
     """
-    singles = [p for p in products if p.place != COMBINED and p.groups is None]
+    products = [p for p in products if p.groups is None]
+    singles = [p for p in products if p.place != COMBINED]
+    flats: dict[tuple, Path] = {}
     if options.construct_flats:
-        flats = {}
-        for key, members in _dithers_of_each_flat(singles).items():
-            flat = options.root / "flats" / _flat_name(members[0])
+        for made, key, flat in _plan_constructed_flats(singles, options, versions):
             flats[key] = flat
-            yield Made(_construct_task(members, flat, options, versions))
+            yield made
     elif options.flat_data_path is None:
         return
-    for product in singles:
-        if options.construct_flats:
-            flat = flats.get(_flat_key(product))
-            if flat is None:
-                continue
-            extra, inputs = {"flat_path": flat}, (product.path, flat)
-        else:
-            extra, inputs = {"flat_path": str(options.flat_data_path)}, (product.path,)
+    for product in products:
+        flat = flats.get(_flat_key(product))
+        if options.construct_flats and flat is None:
+            continue
+        inputs = (product.path,) if flat is None else (product.path, flat)
+        arguments: dict[str, Any] = {"flat_path": flat or str(options.flat_data_path)}
+        function, droppable = "flat_field:flat_field_file", ()
+        if product.place == COMBINED:
+            function = "flat_field:flat_field_combined_file"
+            droppable = tuple(p.path for p in singles if (p.tile, *_flat_key(p)) == (product.tile, *_flat_key(product)))
+            arguments["dither_paths"] = list(droppable)
         out = options.root / "stage4_flat" / product.directory / product.path.name
-        task = _one_to_one("flat", "flat_field:flat_field_file", product, out, extra, versions)
-        yield Made(dataclasses.replace(task, inputs=inputs), [dataclasses.replace(product, path=out)], [product])
+        task = _one_to_one("flat", function, product, out, arguments, versions)
+        task = dataclasses.replace(task, inputs=(*inputs, *droppable))
+        if droppable:
+            task = dataclasses.replace(task, minimum_inputs=0, droppable=droppable)
+        yield Made(task, [dataclasses.replace(product, path=out)], [product])
 
 
 def _flat_key(product: Product) -> tuple:
-    return product.tile, product.band, product.variants
+    """What has a flat of its own: the tiles of a mosaic share theirs."""
+    return product.band, product.variants
 
 
-def _dithers_of_each_flat(products: Iterable[Product]) -> dict[tuple, list[Product]]:
-    dithers: dict[tuple, list[Product]] = {}
-    for product in products:
-        dithers.setdefault(_flat_key(product), []).append(product)
-    return {key: members for key, members in dithers.items() if len(members) >= LEAST_DITHERS_FOR_FLAT}
+def _plan_constructed_flats(
+    singles: Iterable[Product], options: Options, versions: Versions
+) -> Iterator[tuple[Made, tuple, Path]]:
+    """A flat of each tile that has the dithers for it, and of several tiles the mean, with key and path of the last."""
+    dithers: dict[tuple, dict[str, list[Product]]] = {}
+    for product in singles:
+        dithers.setdefault(_flat_key(product), {}).setdefault(product.tile, []).append(product)
+    for key, tiles in dithers.items():
+        enough = {tile: members for tile, members in tiles.items() if len(members) >= LEAST_DITHERS_FOR_FLAT}
+        flats = []
+        for tile, members in enough.items():
+            flats.append(options.root / "flats" / _flat_name(members[0], tile if len(enough) > 1 else ""))
+            yield Made(_construct_task(members, flats[-1], options, versions)), key, flats[-1]
+        if len(flats) > 1:
+            merged = options.root / "flats" / _flat_name(next(iter(enough.values()))[0], "")
+            yield Made(_merge_task(flats, merged, versions)), key, merged
 
 
-def _flat_name(product: Product) -> str:
+def _flat_name(product: Product, tile: str) -> str:
     """`ch1-short_constructed_flat_fringe1d.fits`, in a folder of its own for a tile or another variant."""
     fringe = "".join(f"_{tag}" for tag in ("fringe", "fringe1d") if tag in product.variants)
-    others = "_".join([product.tile, *sorted(product.variants - {"fringe", "fringe1d"})]).strip("_")
+    others = "_".join([tile, *sorted(product.variants - {"fringe", "fringe1d"})]).strip("_")
     name = f"{product.band}_constructed_flat{fringe}.fits"
     return f"{others}/{name}" if others else name
 
@@ -192,6 +210,19 @@ def _construct_task(members: list[Product], flat: Path, options: Options, versio
         versions=dict(versions),
         memory=0.5 * GIGABYTE * len(inputs),
         minimum_inputs=LEAST_DITHERS_FOR_FLAT,
+    )
+
+
+def _merge_task(flats: list[Path], merged: Path, versions: Versions) -> Task:
+    return Task(
+        step="flat",
+        function="construct_flat_field:merge_flat_files",
+        arguments={"paths_in": list(flats), "path_out": merged},
+        inputs=tuple(flats),
+        outputs=(merged,),
+        versions=dict(versions),
+        memory=0.3 * GIGABYTE * len(flats),
+        minimum_inputs=1,
     )
 
 

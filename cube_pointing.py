@@ -13,8 +13,9 @@ import re
 
 import numpy as np
 from astropy.io import fits
+from astropy.wcs import WCS
 
-from cubes import Cube
+from cubes import Cube, celestial_wcs
 
 OFFSET_KEYS = ("NAV_DRA", "NAV_DDEC")
 _ORIGINAL_KEYS = ("NAV_CRV1", "NAV_CRV2")
@@ -28,6 +29,14 @@ def applied_offset(cube: Cube) -> tuple[float, float]:
     """The offset in RA and Dec [arcsec on the sky] that an earlier navigation has taken off this cube's WCS."""
     ra_offset, dec_offset = (float(cube.sci_header.get(key, 0.0)) for key in OFFSET_KEYS)
     return ra_offset, dec_offset
+
+
+def original_wcs(cube: Cube) -> WCS:
+    """The sky WCS that a cube came with, whatever offset has been taken off it since."""
+    header = cube.sci_header.copy()
+    for key, original in zip(("CRVAL1", "CRVAL2"), _ORIGINAL_KEYS, strict=True):
+        header[key] = header.get(original, header[key])
+    return celestial_wcs(header)
 
 
 def set_offset(cube: Cube, ra_offset: float, dec_offset: float) -> bool:

@@ -3,26 +3,29 @@
 In: a `*_s3d*.fits` cube and the flat of its band (`construct_flat_field`, or a published one). Out: the cube divided
 by it. With F the flat and dF its error, SCI' = SCI / F and ERR'^2 = (ERR / F)^2 + (SCI' dF / F)^2. Where the flat is
 not known (NaN) voxels stay as they are and carry NO_FLAT_FIELD; at wavelengths that have no flat nothing changes.
-FLAT and FLAT_ERR are added to the file.
+FLAT and FLAT_ERR are added to the file. A cube that combines dithers is divided by the mean of their flats, each in its
+own place (`combined_flat`).
 
 Reference: Fletcher et al. 2023, JGR Planets 128, e2023JE007924, appendix.
 """
 
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from combined_flat import effective_flat, positions_in
 from command_line import ArgumentParser, run_command
 from cubes import DQ, Cube, read_cube, write_cube
 from errors import InputError
 from files import written_whole
-from flat_files import IfuGrid, flat_path_of, fringe_label, read_flat
+from flat_files import Flat, IfuGrid, flat_path_of, fringe_label, read_flat
 
 STEP = "flat"
+_PLANES_AT_A_TIME = 16
 
 
 def apply_flat(
@@ -46,15 +49,13 @@ def apply_flat(
     known = (flat > 0) & (flat < np.inf)
     divisor = np.where(known, flat, 1).astype(sci.dtype, copy=False)
     new_sci = sci / divisor
-    added = new_sci * flat_err.astype(sci.dtype, copy=False)
-    np.copyto(added, 0, where=~known | np.isnan(added))
+    added = new_sci * np.where(known, flat_err, 0)
     # Squares in double precision: in single those of small numbers vanish; the root of a square is the number itself.
     variance = np.square(err, dtype=float)
-    variance += np.square(added, dtype=float)
+    variance += np.fmax(np.square(added, dtype=float), 0)  # NaN adds nothing
     new_err = np.sqrt(variance, out=variance).astype(err.dtype)
     new_err /= divisor
-    new_dq = dq.copy()
-    new_dq[~known] |= np.asarray(DQ.NO_FLAT_FIELD, dq.dtype)
+    new_dq = np.where(known, dq, dq | np.asarray(DQ.NO_FLAT_FIELD, dq.dtype))
     return new_sci, new_err, new_dq
 
 
@@ -87,27 +88,94 @@ def flat_field_file(
     """
     cube = read_cube(path_in)
     fringe = fringe_label(cube) if fringe is None else fringe
-    source = flat_path_of(flat_path, cube.header, fringe)
+    source = _source(flat_path, cube, fringe)
     if not source.is_file():
-        if source == Path(flat_path).expanduser():
-            raise InputError(
-                f"{source} does not exist: name a flat file, a directory of flats or a pattern like "
-                f"'ch{{channel}}-{{band}}.fits'."
-            )
-        _pass_on(Path(path_in), Path(path_out))
-        return {"notes": [f"no flat {source.name}: left as it is"], "warnings": [], "applied": False, "flat": None}
+        return _pass_on(path_in, path_out, f"no flat {source.name}: left as it is")
+    return _flat_fielded(cube, path_out, _matched(read_flat(source), cube, source), source, fringe)
+
+
+def flat_field_combined_file(
+    path_in: str | Path,
+    path_out: str | Path,
+    *,
+    dither_paths: Sequence[str | Path],
+    flat_path: str | Path,
+    fringe: str | None = None,
+) -> dict[str, Any]:
+    """Divide a cube of combined dithers by the mean of the dithers' flats, `combined_flat.effective_flat`.
+
+    Parameters
+    ----------
+    path_in, path_out, flat_path, fringe
+        As in `flat_field_file`.
+    dither_paths
+        The cubes of the single dithers, not flat-fielded. Without any the cube goes on unchanged, with a note.
+
+    Returns
+    -------
+    dict
+        As of `flat_field_file`.
+
+    Raises
+    ------
+    FileFormatError, InputError
+        As of `flat_field_file`; also if the dithers are of another band or have other wavelengths.
+    """
+    cube = read_cube(path_in)
+    fringe = fringe_label(cube) if fringe is None else fringe
+    source = _source(flat_path, cube, fringe)
+    if not (dither_paths and source.is_file()):
+        reason = f"no flat {source.name}" if dither_paths else "no cubes of single dithers"
+        return _pass_on(path_in, path_out, f"{reason}: left as it is")
     flat = read_flat(source)
+    corrected = np.ones(cube.shape[0], bool)
+
+    def dithers() -> Iterator[tuple[np.ndarray, ...]]:
+        for path in dither_paths:
+            dither = read_cube(path)
+            if dither.shape[0] != cube.shape[0] or not np.allclose(dither.wavelength, cube.wavelength, rtol=1e-7):
+                raise InputError(f"{path} and {path_in} have different wavelengths: give the dithers of one band.")
+            values, error, has_flat = _matched(flat, dither, source)
+            np.logical_and(corrected, has_flat, out=corrected)
+            weight = dither.hdul["WMAP"].data if "WMAP" in dither.hdul else np.ones(dither.shape)
+            sci = np.where(dither.good, dither.sci, np.nan)
+            yield sci, dither.err, weight, values, error, positions_in(dither, cube)
+
+    effective = effective_flat(dithers())
+    return _flat_fielded(cube, path_out, (*effective, corrected), source, fringe, dithers=len(dither_paths))
+
+
+def _source(flat_path: str | Path, cube: Cube, fringe: str) -> Path:
+    source = flat_path_of(flat_path, cube.header, fringe)
+    if not source.is_file() and source == Path(flat_path).expanduser():
+        raise InputError(
+            f"{source} does not exist: name a flat file, a directory of flats or a pattern like "
+            f"'ch{{channel}}-{{band}}.fits'."
+        )
+    return source
+
+
+def _matched(flat: Flat, cube: Cube, source: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     _check_band(cube, flat.identity, source)
     matched = flat.on_grid(cube.wavelength, IfuGrid.of_cube(cube))
     if matched is None:
         raise InputError(
             f"{source} {flat.flat.shape} can't be matched to {cube.path} {cube.shape}, (wavelength, y, x): make the "
-            "flat from cubes of "
-            "the same spaxel size, orientation and wavelengths."
+            "flat from cubes of the same spaxel size, orientation and wavelengths."
         )
-    values, error, corrected = matched
-    notes = _divide(cube, values, error, corrected)
-    cube.add_note(STEP, "Flat-fielded", {"flat": source, "fringe": fringe.lstrip("_") or "none"})
+    return matched
+
+
+def _flat_fielded(
+    cube: Cube,
+    path_out: str | Path,
+    flat: tuple[np.ndarray, np.ndarray, np.ndarray],
+    source: Path,
+    fringe: str,
+    **parameters: Any,
+) -> dict[str, Any]:
+    notes = _divide(cube, *flat)
+    cube.add_note(STEP, "Flat-fielded", {"flat": source, "fringe": fringe.lstrip("_") or "none", **parameters})
     write_cube(cube, path_out)
     return {"notes": notes, "warnings": [], "applied": True, "flat": source}
 
@@ -116,26 +184,35 @@ def _divide(cube: Cube, flat: np.ndarray, error: np.ndarray, corrected: np.ndarr
     if not corrected.all():
         flat, error = flat.copy(), error.copy()
         flat[~corrected], error[~corrected] = 1, 0
-    good = cube.good
-    sci, err, dq = apply_flat(cube.sci, cube.err, cube.dq, flat, error)
-    for name, values in (("SCI", sci), ("ERR", err), ("DQ", dq)):
-        cube.hdul[name].data = values
+    sci, err, dq = (cube.hdul[name].data for name in ("SCI", "ERR", "DQ"))
+    n_good = n_unknown = 0
+    # Some planes at a time stay in the processor's cache, and only there are FITS's bytes swapped.
+    for start in range(0, len(sci), _PLANES_AT_A_TIME):
+        planes = slice(start, start + _PLANES_AT_A_TIME)
+        before = [_native(values[planes]) for values in (sci, err, dq, flat, error)]
+        after = apply_flat(*before)
+        for values, new in zip((sci, err, dq), after, strict=True):
+            values[planes] = new
+        good = np.isfinite(before[0]) & (before[2] & np.uint32(DQ.DO_NOT_USE) == 0)
+        n_good += np.count_nonzero(good)
+        n_unknown += np.count_nonzero(good & (after[2] & np.uint32(DQ.NO_FLAT_FIELD) > 0))
     cube.set_extension(
         "FLAT",
-        flat.astype(np.float32, copy=False),
+        flat.astype(">f4", copy=False),
         "",
         "Flat that SCI and ERR are divided by; NaN: not known, not divided.",
     )
-    cube.set_extension(
-        "FLAT_ERR", error.astype(np.float32, copy=False), "", "1-sigma error of FLAT, in ERR in quadrature."
-    )
+    cube.set_extension("FLAT_ERR", error.astype(">f4", copy=False), "", "1-sigma error of FLAT, in ERR in quadrature.")
     notes = []
-    unknown = int((good & (dq & DQ.NO_FLAT_FIELD > 0)).sum())
-    if unknown:
-        notes.append(f"{100 * unknown / max(good.sum(), 1):.1f} % of the good voxels have no flat (DQ NO_FLAT_FIELD)")
+    if n_unknown:
+        notes.append(f"{100 * n_unknown / n_good:.1f} % of the good voxels have no flat (DQ NO_FLAT_FIELD)")
     if not corrected.all():
         notes.append(f"{int((~corrected).sum())} of {corrected.size} wavelengths have no flat: left as they are")
     return notes
+
+
+def _native(values: np.ndarray) -> np.ndarray:
+    return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 
 def _check_band(cube: Cube, identity: dict[str, Any], source: Path) -> None:
@@ -147,10 +224,11 @@ def _check_band(cube: Cube, identity: dict[str, Any], source: Path) -> None:
             )
 
 
-def _pass_on(path_in: Path, path_out: Path) -> None:
-    if path_in.resolve() != path_out.resolve():
+def _pass_on(path_in: str | Path, path_out: str | Path, note: str) -> dict[str, Any]:
+    if Path(path_in).resolve() != Path(path_out).resolve():
         with written_whole(path_out) as temporary:
             shutil.copyfile(path_in, temporary)
+    return {"notes": [note], "warnings": [], "applied": False, "flat": None}
 
 
 def _command(argv: Sequence[str] | None) -> int:
@@ -167,7 +245,19 @@ def _command(argv: Sequence[str] | None) -> int:
         default=None,
         help="fringe label in the flat's name instead of the cube's own ('', _fringe, _fringe1d)",
     )
-    facts = flat_field_file(**vars(parser.parse_args(argv)))
+    parser.add_flag(
+        "dithers",
+        nargs="+",
+        metavar="CUBE",
+        default=None,
+        help="IN is combined of these cubes of single dithers: divide it by the mean of their flats",
+    )
+    options = vars(parser.parse_args(argv))
+    dither_paths = options.pop("dithers")
+    if dither_paths:
+        facts = flat_field_combined_file(dither_paths=dither_paths, **options)
+    else:
+        facts = flat_field_file(**options)
     for note in facts["notes"]:
         print(note)
     for warning in facts["warnings"]:

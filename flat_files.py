@@ -244,8 +244,7 @@ def read_flat(path: str | Path) -> Flat:
     def extension(name: str) -> np.ndarray | None:
         return np.array(hdul[name].data, dtype=float) if name in hdul else None
 
-    flat = _native(flat)
-    error = _native(hdul["FLAT_ERR"].data) if "FLAT_ERR" in hdul else np.zeros_like(flat)  # published ones have none
+    error = hdul["FLAT_ERR"].data if "FLAT_ERR" in hdul else np.zeros_like(flat)  # published ones have none
     corrected = extension("FLAT_CORRECTED")
     grid = None
     if header.get("CTYPE1") == "LINEAR":
@@ -265,10 +264,6 @@ def read_flat(path: str | Path) -> Flat:
         extension("SCATTER_AFTER"),
         identity_of(header),
     )
-
-
-def _native(values: np.ndarray) -> np.ndarray:
-    return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 
 def fringe_label(cube: Cube) -> str:

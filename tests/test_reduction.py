@@ -179,12 +179,41 @@ def test_flats_are_constructed_of_four_dithers_and_used_on_these(root):
     exposures = [observe(root, dither=n) for n in range(1, 5)]
     tasks = plan(root, exposures, construct_flats=True, defringe_1d=False)
     made = outputs(tasks, "flat", root)
+    places = ["combined", "d1", "d2", "d3", "d4"]
     assert made[:2] == [f"flats/ch{n}-short_constructed_flat.fits" for n in (1, 2)]
-    assert made[2:] == [f"stage4_flat/d{d}/Level3_ch{n}-short_s3d_nav.fits" for d in range(1, 5) for n in (1, 2)]
-    assert "stage5_despike/combined/Level3_ch1-short_s3d_nav.fits" in outputs(tasks, "despike", root)
-    corrected = next(t for t in tasks if t.outputs[0] == root / made[2])
+    assert made[2:] == [f"stage4_flat/{p}/Level3_ch{n}-short_s3d_nav.fits" for p in places for n in (1, 2)]
+    corrected = next(t for t in tasks if t.outputs[0] == root / "stage4_flat/d1/Level3_ch1-short_s3d_nav.fits")
     assert root / made[0] in corrected.inputs
     assert outputs(plan(root, exposures[:3], construct_flats=True), "flat", root) == []
+
+
+def test_combined_cubes_are_flat_fielded_by_way_of_their_own_dithers(root):
+    exposures = [observe(root, dither=n, observation=o) for o in ("330", "331") for n in (1, 2)]
+    tasks = plan(root, exposures, flat_data_path="flats/{band}.fits", defringe_1d="both")
+    combined = [t for t in tasks if t.step == "flat" and t.outputs[0].parent.name.startswith("combined")]
+    assert len(combined) == 2 * 2 * 2
+    for task in combined:
+        dithers = task.arguments["dither_paths"]
+        assert task.droppable == tuple(dithers)
+        assert [p.name for p in dithers] == [task.outputs[0].name] * 2
+        places = [f"d{n}{task.outputs[0].parent.name.removeprefix('combined')}" for n in (1, 2)]
+        assert [p.parent.name for p in dithers] == places
+
+
+def test_tiles_with_enough_dithers_make_one_flat_for_all_tiles(root):
+    numbers = {"330": 4, "331": 4, "332": 2}
+    exposures = [observe(root, dither=n + 1, observation=o) for o, count in numbers.items() for n in range(count)]
+    tasks = plan(root, exposures, construct_flats=True, defringe_1d=False)
+    merged = root / "flats" / "ch1-short_constructed_flat.fits"
+    (merge,) = [t for t in tasks if t.outputs == (merged,)]
+    assert merge.inputs == tuple(root / "flats" / f"o{o}v001" / merged.name for o in ("330", "331"))
+    corrected = [t for t in tasks if "stage4_flat" in str(t.outputs[0]) and "ch1" in t.outputs[0].name]
+    assert len(corrected) == 4 + 4 + 2 + 3
+    assert all(t.arguments["flat_path"] == merged for t in corrected)
+    # Only one tile with the dithers for it: its flat is that of all.
+    tasks = plan(root, exposures[4:], construct_flats=True, defringe_1d=False)
+    flats = [path for path in outputs(tasks, "flat", root) if path.startswith("flats")]
+    assert flats == [f"flats/ch{n}-short_constructed_flat.fits" for n in (1, 2)]
 
 
 def test_the_users_parameters_win_over_the_defaults(root):
