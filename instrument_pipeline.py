@@ -42,6 +42,7 @@ STEP_FUNCTIONS = {
     "flat": "construct_flat_field:construct_flat_field_files",
     "despike": "despike:despike_file",
     "plot": "summary_plots:plot_file",
+    "animate": "summary_animation:animate_files",
 }
 WEIGHTINGS = ("drizzle", "emsm", "msm")
 # Products of an exposure through stages 1-3 and their cubes come to about this many times its raw size.
@@ -256,7 +257,7 @@ def _steps(
     jwst = jwst_stages.versions()
     own = {"pipeline": SOFTWARE_VERSION}
     kernel_path = options.of_step("navigate").get("kernel_path")
-    needs_kernels = not options.basic_navigation and {"navigate", "psf", "plot"} & set(active)
+    needs_kernels = not options.basic_navigation and {"navigate", "psf", "plot", "animate"} & set(active)
     geometric = own | ({"kernels": kernel_fingerprint(kernel_path)} if needs_kernels else {})
     stage1 = partial(stage_plans.plan_stage1, defaults=instrument.stage1_defaults, versions=jwst)
     stage2 = partial(
@@ -278,6 +279,7 @@ def _steps(
         "despike": ("cube", partial(correction_plans.plan_despike, versions=own, stage=instrument.despike_stage)),
         "navigate": ("cube", partial(stage_plans.plan_navigate, versions=geometric)),
         "plot": ("cube", partial(stage_plans.plan_plot, prefix=instrument.plot_prefix, versions=geometric)),
+        "animate": ("cube", partial(stage_plans.plan_animate, prefix=instrument.plot_prefix, versions=geometric)),
     }
     return [Step(name, *plans[name]) for name in instrument.step_names]
 

@@ -27,7 +27,7 @@ class Instrument:
     stage1_defaults, stage2_defaults, stage3_defaults
         Parameters of the `jwst` steps where ours differ from the package's.
     plot_prefix
-        First part of the name of a cube's plot.
+        First part of the name of a cube's plot and animation.
     despike_stage
         Directory of the despiked cubes.
     """

@@ -4,7 +4,8 @@
     python miri_pipeline.py /data/saturn --skip_steps plot --parallel 0.5
 
 In: `ROOT/stage0/*_uncal.fits`. Out, all in ROOT: `stage1/*_rate.fits`, `stage2/*_cal.fits`,
-`stage3/{d1, d2, ..., combined}/Level3_ch1-short_s3d.fits` with backplanes in `..._s3d_nav.fits`, `plots/`, `logs/`.
+`stage3/{d1, d2, ..., combined}/Level3_ch1-short_s3d.fits` with backplanes in `..._s3d_nav.fits`, `plots/`,
+`animation/`, `logs/`.
 """
 
 import sys
@@ -32,6 +33,7 @@ STEPS = (
     "flat",
     "despike",
     "plot",
+    "animate",
 )
 BAND_LETTERS = {"short": "A", "medium": "B", "long": "C"}
 # Ramps this short have no groups to spare: these steps would flag those that are left.

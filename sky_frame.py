@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 GRID_STEP_DEG = 30
 # A body of fewer spaxels across has its outline drawn and a mark, but no grid.
 LEAST_SPAXELS_FOR_GRID = 4
+# The observatory's target farther from the field than this is none that the field was meant for.
+_FARTHEST_TARGET_ARCSEC = 600
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,7 @@ class SkyFrame:
         return self.offsets(*celestial_wcs(header).all_pix2world(x, y, 0))
 
 
-def frame_of(
-    header: fits.Header, geometry: ObservationGeometry | None, *, pole_up: bool = False, moving_target: bool = False
-) -> SkyFrame:
+def frame_of(header: fits.Header, geometry: ObservationGeometry | None, *, pole_up: bool = False) -> SkyFrame:
     """The frame about the body's centre; without geometry, about the centre of the field.
 
     Parameters
@@ -73,19 +73,27 @@ def frame_of(
         Of the observation, or None.
     pole_up
         Turn the frame so that the body's north pole is up; without geometry, north stays up.
-    moving_target
-        Without geometry: about MT_RA, MT_DEC, where the observatory expected the target, if the header has them. Cubes
-        of different times are then comparable.
     """
     if geometry is not None:
         from surface_positions import pole_angle
 
         return SkyFrame(*geometry.target_radec, pole_angle(geometry) if pole_up else 0.0)
-    if moving_target and isinstance(header.get("MT_RA"), float) and isinstance(header.get("MT_DEC"), float):
-        return SkyFrame(header["MT_RA"], header["MT_DEC"])
     x, y = (header["NAXIS1"] - 1) / 2, (header["NAXIS2"] - 1) / 2
-    ra, dec = celestial_wcs(header).all_pix2world(x, y, 0)
-    return SkyFrame(float(ra) % 360, float(dec))
+    return SkyFrame(*(float(value) for value in celestial_wcs(header).all_pix2world(x, y, 0)))
+
+
+def target_frame(header: fits.Header) -> SkyFrame | None:
+    """The frame about MT_RA, MT_DEC, where the observatory expected a moving target: known without kernels.
+
+    Parameters
+    ----------
+    header
+        Of SCI. None if it has no such position, or one far from the field.
+    """
+    if not (isinstance(header.get("MT_RA"), float) and isinstance(header.get("MT_DEC"), float)):
+        return None
+    x, y = frame_of(header, None).offsets(header["MT_RA"], header["MT_DEC"])
+    return SkyFrame(header["MT_RA"], header["MT_DEC"]) if np.hypot(x, y) < _FARTHEST_TARGET_ARCSEC else None
 
 
 def edge(corners: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

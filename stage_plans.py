@@ -1,4 +1,4 @@
-"""The tasks of the steps that every pipeline has: stages 1 to 3, navigation, plots.
+"""The tasks of the steps that every pipeline has: stages 1 to 3, navigation, plots, animations.
 
 Each function is the `plan` of a `reduction.Step`: products in, tasks with what they make out.
 """
@@ -217,5 +217,34 @@ def plan_plot(
             outputs=(out,),
             versions=dict(versions),
             memory=1.0 * GIGABYTE,
+        )
+        yield Made(task)
+
+
+def plan_animate(
+    products: Iterable[Product], options: Options, *, prefix: Callable[[Product], str], versions: Mapping[str, str]
+) -> Iterator[Made]:
+    """One video per band and variant that compares all its dithers and tiles, in `animation/<stage>/`."""
+    groups: dict[tuple, list[Product]] = {}
+    for product in (p for p in products if p.groups is None):
+        groups.setdefault((product.band, product.variants), []).append(product)
+    for members in groups.values():
+        # `combined` cubes are not flat-fielded: where nothing comes after that step, they stay at an earlier stage.
+        first = next((p for p in members if p.place != COMBINED), members[0])
+        stage = first.path.relative_to(options.root).parts[0]
+        directory = options.root / "animation" / stage / "_".join(["dither_comparison", *sorted(first.variants)])
+        stem = first.path.stem.replace(f"_{first.tile}_", "_") if first.tile else first.path.stem
+        out = directory / f"{prefix(first)}{stem}.mp4"
+        parameters = options.of_step("animate")
+        inputs = tuple(product.path for product in members)
+        task = Task(
+            step="animate",
+            function="summary_animation:animate_files",
+            arguments={"paths_in": list(inputs), "path_out": out, **parameters},
+            inputs=inputs,
+            outputs=(out, out.with_suffix(".gif")) if parameters.get("gif") else (out,),
+            versions=dict(versions),
+            memory=1.0 * GIGABYTE,
+            minimum_inputs=1,
         )
         yield Made(task)

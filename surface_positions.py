@@ -76,6 +76,13 @@ def is_facing(body: np.ndarray, geometry: ObservationGeometry) -> np.ndarray:
     return np.sum(normal * (_observer(geometry) - body), axis=-1) >= 0
 
 
+def emission_angle(body: np.ndarray, geometry: ObservationGeometry) -> np.ndarray:
+    """Emission angle [deg] of surface points (..., 3) [km]; above 90 on the far side."""
+    normal, ray = body / geometry.radii**2, _observer(geometry) - body
+    cosine = np.sum(normal * ray, axis=-1) / np.linalg.norm(normal, axis=-1) / np.linalg.norm(ray, axis=-1)
+    return np.degrees(np.arccos(np.clip(cosine, -1, 1)))
+
+
 def pole_angle(geometry: ObservationGeometry) -> float:
     """Position angle of the body's north pole [deg], from north through east."""
     _, east, north = sky_axes(*geometry.target_radec)

@@ -53,6 +53,9 @@ def test_four_dithers_make_their_cubes_and_one_combined(root):
     assert outputs(tasks, "plot", root) == [
         f"plots/stage5_despike/{p}/{band}A_{n}_nav.png" for p in places for band, n in zip("12", names, strict=True)
     ]
+    assert outputs(tasks, "animate", root) == [
+        f"animation/stage5_despike/dither_comparison/{band}A_{n}_nav.mp4" for band, n in zip("12", names, strict=True)
+    ]
     combined = next(task for task in tasks if task.step == "stage3" and len(task.inputs) == 4)
     assert combined.minimum_inputs == 1
     singles = [task for task in tasks if task.step == "stage3" and len(task.inputs) == 1]
@@ -235,7 +238,28 @@ def test_steps_are_chosen_by_name():
     with pytest.raises(OptionError, match="did you mean 'navigate'"):
         select_steps(STEPS, ["navigat"])
     with pytest.raises(OptionError, match="nothing to do"):
-        select_steps(STEPS, ["plot"], start_step="plot")
+        select_steps(STEPS, ["animate"], start_step="animate")
+
+
+def test_an_animation_compares_all_tiles_and_dithers_of_a_band(root):
+    exposures = [observe(root, dither=n) for n in (1, 2)] + [observe(root, observation="331", dither=1)]
+    for options in ({}, {"step_kwargs": {"animate": {"gif": True}}}):
+        tasks = [t for t in plan(root, exposures, defringe_1d=False, **options) if t.step == "animate"]
+        assert [len(task.inputs) for task in tasks] == [4, 4]  # three dithers, and the two of one tile combined
+        assert tasks[0].outputs[0] == root / "animation/stage5_despike/dither_comparison/1A_Level3_ch1-short_s3d_nav.mp4"
+        assert tasks[0].arguments["paths_in"] == list(tasks[0].inputs) and tasks[0].minimum_inputs == 1
+        assert [path.suffix for path in tasks[0].outputs] == ([".mp4", ".gif"] if options else [".mp4"])
+
+
+def test_an_animation_lies_by_the_stage_of_its_dithers(root):
+    # The combination is not flat-fielded and, without despiking, stays where it was.
+    exposures = [observe(root, dither=n) for n in range(1, 5)]
+    active = [step for step in STEPS if step != "despike"]
+    tasks = plan(root, exposures, active=active, defringe_1d="both", construct_flats=True)
+    assert {path.rpartition("/")[0] for path in outputs(tasks, "animate", root)} == {
+        "animation/stage4_flat/dither_comparison",
+        "animation/stage4_flat/dither_comparison_fringe1d",
+    }
 
 
 def test_directory_names_sort_the_variants():
