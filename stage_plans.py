@@ -229,7 +229,7 @@ def plan_animate(
     for product in (p for p in products if p.groups is None):
         groups.setdefault((product.band, product.variants), []).append(product)
     for members in groups.values():
-        # `combined` cubes are not flat-fielded: where nothing comes after that step, they stay at an earlier stage.
+        # A `combined` cube that a step passes over stays at an earlier stage than the dithers.
         first = next((p for p in members if p.place != COMBINED), members[0])
         stage = first.path.relative_to(options.root).parts[0]
         directory = options.root / "animation" / stage / "_".join(["dither_comparison", *sorted(first.variants)])
