@@ -20,7 +20,7 @@ from files import written_whole
 
 # x264: quality that shows no blocks in flat colours, and a preset that keeps up with the drawing.
 _H264 = (
-    *("-c:v", "libx264", "-preset", "veryfast", "-crf", "20", "-pix_fmt", "yuv420p", "-movflags", "+faststart"),
+    *("-c:v", "libx264", "-preset", "superfast", "-crf", "20", "-pix_fmt", "yuv420p", "-movflags", "+faststart"),
     # What players take for granted in large videos, but FFmpeg must be told: without it colours shift.
     "-vf",
     "scale=out_color_matrix=bt709:out_range=tv,setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709",

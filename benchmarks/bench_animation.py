@@ -27,7 +27,7 @@ def frame(path: Path, kernels: Path) -> Benchmark:
             scene, UTC, paths[-1], shape=SHAPE[1:], n_wave=_FRAMES, offset=offset, dither=number, dithers=len(_FIELDS)
         )
         navigate_file(paths[-1], paths[-1], kernel_path=kernels)
-    drawer, _, _ = make_drawer(paths, AnimationSettings(dpi=_DPI), kernels)
+    drawer, _ = make_drawer(paths, AnimationSettings(dpi=_DPI), kernels)
     plain = PlainDrawer(drawer)
     height, width = drawer.pixels.shape[:2]
     video = path.with_name("animation.mp4")
