@@ -2,13 +2,14 @@
 # make test    run the tests
 # make bench   print how fast each step is
 # make lint    check style and format
+# make images  make the README's pictures anew, from the demo and a brighter one
 # Each makes its own virtual environment in .venv; PYTHON names the interpreter to make it with (3.11 or newer).
 
 PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 
-.PHONY: demo test bench lint clean
+.PHONY: demo test bench lint images clean
 
 demo: .venv/installed
 	$(BIN)/python -m simulate miri demo --if-needed
@@ -23,6 +24,12 @@ bench: .venv/installed
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+images: demo
+	$(BIN)/python -m simulate miri demo/bright --scale 3.6 --if-needed
+	. demo/bright/environment.sh && $(BIN)/python miri_pipeline.py demo/bright --parallel \
+		--desaturate --groups_to_use 1,2 --construct_flats --no_defringe_1d --skip_steps plot animate
+	$(BIN)/python images/make_images.py
 
 clean:
 	rm -rf demo
