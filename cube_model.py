@@ -29,6 +29,9 @@ MOST_CONCENTRATED = 0.1
 _FILLING_ROUNDS = (3, 6, 12)
 _LARGEST_EXACT = 300
 _LEAST_REMAINDER = 0.05
+# Added to the normal matrices, whose eigenvalues are 1 where nothing is left out: what the values that are left can't
+# tell is taken as 0.
+_RIDGE = 1e-5
 
 
 def expect_from_neighbours(values: np.ndarray, noise: np.ndarray, window: int) -> np.ndarray:
@@ -160,14 +163,12 @@ class CubeModel:
         return deviation
 
     def _fill_in(self, images: np.ndarray, filled: np.ndarray) -> None:
-        # Coefficients from the images, images from the coefficients, each fitted to the values that are not filled in.
+        # Spectra from the images, images from the spectra, each fitted to the values that are not filled in.
         if not images.shape[1] or not filled.any():
             self.work = np.where(filled, 0, self.data)
             return
-        coefficients = _coefficients(self.data, ~filled, images)
-        basis, to_basis = np.linalg.qr(coefficients)
-        images = _coefficients(self.data.T, ~filled.T, basis) @ np.linalg.pinv(to_basis).T
-        self.work = np.where(filled, coefficients @ images.T, self.data)
+        spectra, _ = np.linalg.qr(_coefficients(self.data, ~filled, images))
+        self.work = np.where(filled, spectra @ _coefficients(self.data.T, ~filled.T, spectra).T, self.data)
 
     def _principal_images(self, most: int) -> np.ndarray:
         self.images, strength = _leading_images(self.work, self.most_images, self.images)
@@ -212,12 +213,13 @@ def _leading_images(work: np.ndarray, count: int, start: np.ndarray | None) -> t
 
 
 def _coefficients(data: np.ndarray, use: np.ndarray, images: np.ndarray) -> np.ndarray:
-    """Least-squares coefficients (row, image) of the rows of `data`, (row, column), on `images` where `use`."""
+    """Least-squares coefficients (row, image) of the rows of `data` on orthonormal `images` (column, image) where `use`.
+    """
     count = images.shape[1]
     if not count:
         return np.zeros((len(data), 0), np.float32)
     weights = use.astype(np.float32)
     right = (data * weights) @ images
     products = (images[:, :, None] * images[:, None, :]).reshape(len(images), count * count)
-    normal = (weights @ products).reshape(-1, count, count).astype(float) + 1e-6 * np.eye(count)
+    normal = (weights @ products).reshape(-1, count, count).astype(float) + _RIDGE * np.eye(count)
     return np.linalg.solve(normal, right.astype(float)[..., None])[..., 0].astype(np.float32)

@@ -40,6 +40,8 @@ LEAST_SAMPLE = 25
 LEAST_WAVELENGTHS = 3
 # A voxel is sharp if its neighbours stand out by less than this share of what the PSF, centred on it, would give them.
 SHARE_OF_PSF = 0.5
+# Heights that differ by less than this factor are the same: medians of two values leave them equal but for rounding.
+LEVEL = 1 - 1e-4
 _EIGHT = tuple((j, i) for j in (-1, 0, 1) for i in (-1, 0, 1) if (j, i) != (0, 0))
 
 
@@ -171,7 +173,7 @@ class _Tests:
             share = self.share[place[0]]
             height = np.abs(here - background)
             mean, highest = _neighbours(unflagged, place, background)
-            found &= (np.sign(here - background) * mean < share * height) & (height >= highest)
+            found &= (np.sign(here - background) * mean < share * height) & (height > LEVEL * highest)
             if local is not None:
                 mean, _ = _neighbours(np.where(flagged, np.nan, local), place, np.zeros_like(here))
                 found &= ~(np.sign(local[place]) * mean >= share * np.abs(local[place]))

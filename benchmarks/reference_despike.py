@@ -80,7 +80,9 @@ def _is_spike(value, image, voxel, least, box_size, window, fwhm, local_image, l
     around = _eight(image, voxel)
     around = around[np.isfinite(around)] - background
     excess = value - background
-    if around.size < 3 or not np.sign(excess) * around.mean() < share * abs(excess) or abs(excess) < abs(around).max():
+    if around.size < 3 or not np.sign(excess) * around.mean() < share * abs(excess):
+        return False
+    if abs(excess) <= (1 - 1e-4) * abs(around).max():
         return False
     if local_image is not None and np.isfinite(local_value):
         around = _eight(local_image, voxel)
@@ -229,15 +231,14 @@ class _Model:
         if not images.shape[1]:
             self.work = np.where(filled, 0.0, self.data)
             return
-        coefficients = _fitted(self.data, filled, images)
-        images = _fitted(self.data.T, filled.T, coefficients)
-        self.work = np.where(filled, coefficients @ images.T, self.data)
+        spectra = np.linalg.qr(_fitted(self.data, filled, images))[0]
+        self.work = np.where(filled, spectra @ _fitted(self.data.T, filled.T, spectra).T, self.data)
 
 
 def _fitted(data, ignored, basis):
-    out = np.zeros((len(data), basis.shape[1]))
+    count = basis.shape[1]
+    out = np.zeros((len(data), count))
     for i, row in enumerate(data):
         use = ~ignored[i]
-        if use.any() and basis.shape[1]:
-            out[i] = np.linalg.lstsq(basis[use], row[use], rcond=None)[0]
+        out[i] = np.linalg.solve(basis[use].T @ basis[use] + 1e-5 * np.eye(count), basis[use].T @ row[use])
     return out
