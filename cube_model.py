@@ -213,8 +213,7 @@ def _leading_images(work: np.ndarray, count: int, start: np.ndarray | None) -> t
 
 
 def _coefficients(data: np.ndarray, use: np.ndarray, images: np.ndarray) -> np.ndarray:
-    """Least-squares coefficients (row, image) of the rows of `data` on orthonormal `images` (column, image) where `use`.
-    """
+    """Coefficients (row, image) of the rows of `data` on orthonormal `images`, by least squares where `use`."""
     count = images.shape[1]
     if not count:
         return np.zeros((len(data), 0), np.float32)
