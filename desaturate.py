@@ -15,6 +15,7 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import reduce
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,10 @@ UNEQUAL = 0.01  # by how much the flux of ramps may differ before the user is wa
 _SAME_KEYS = (
     *("INSTRUME", "DETECTOR", "CHANNEL", "BAND", "FILTER", "GRATING", "BUNIT"),
     *("PROGRAM", "OBSERVTN", "VISIT", "PATT_NUM", "DATE-OBS", "TIME-OBS"),
+)
+# Headers in which these are the same have the same sky: no need to work it out.
+_SKY_KEYS = tuple(
+    f"{key}{axis}" for key in ("CRPIX", "CRVAL", "CDELT", "PC1_", "PC2_", "CD1_", "CD2_") for axis in (1, 2)
 )
 # Channels of MIRI in which 1-group ramps are the last resort (King et al. 2023 leave them out).
 _POOR_FIRST_GROUP = ("1", "2")
@@ -113,6 +118,22 @@ def desaturate_cubes(
     InputError
         If the shapes differ.
     """
+    copies = ([cube.copy() for cube in cubes] for cubes in (sci, err))
+    coverage = None if coverage is None else [cube.copy() for cube in coverage]
+    return _merge(*copies, dq, coverage, method, reserve, maximum_step, thresholds or Thresholds())
+
+
+def _merge(
+    sci: Sequence[np.ndarray],
+    err: Sequence[np.ndarray],
+    dq: Sequence[np.ndarray],
+    coverage: Sequence[np.ndarray] | None,
+    method: str,
+    reserve: int,
+    maximum_step: int | None,
+    thresholds: Thresholds,
+) -> Merged:
+    """`desaturate_cubes` that overwrites all but the flags."""
     if method not in METHODS:
         raise OptionError(f"method {method!r} is not known: take one of {', '.join(METHODS)}.")
     if len({cube.shape for cube in (*sci, *err, *dq)}) > 1:
@@ -123,11 +144,11 @@ def desaturate_cubes(
         raise OptionError(f"maximum_step {step} must be 1 or more.")
     if not 0 <= reserve < len(sci):
         raise OptionError(f"reserve {reserve} of {len(sci)} ramps: at least the longest must be left.")
-    thresholds = thresholds or Thresholds()
     has_data = [usable(values, flags) for values, flags in zip(sci, dq, strict=True)]
     used = slice(len(sci) - reserve)
     if method == "onset":
-        cover = None if coverage is None else coverage[used]
+        # It is overwritten, but the reserve is to be compared with it.
+        cover = None if coverage is None else [cube.copy() if reserve else cube for cube in coverage[used]]
         ramp, desat_type, onsets = by_onset(sci[used], err[used], has_data[used], cover, thresholds)
         free = desat_type > 0
     else:
@@ -135,7 +156,7 @@ def desaturate_cubes(
         onsets, free = (), np.ones(ramp.shape, bool)
     limited = limit_steps(ramp, has_data[used], step, free)
     desat_type[(limited > ramp) & (desat_type == 0)] = PARTIAL
-    merged = Merged(limited, desat_type, np.logical_or.reduce(has_data[used]), onsets)
+    merged = Merged(limited, desat_type, reduce(np.logical_or, has_data[used]), onsets)
     return _with_reserve(merged, has_data, coverage, reserve)
 
 
@@ -215,23 +236,31 @@ def desaturate_files(
         facts["warnings"].append("the cubes are made of different numbers of exposures (NEXPCUBE)")
     minimum = _minimum_groups(cubes[0].header) if minimum_groups is None else minimum_groups
     reserve = sum(count < minimum for count in groups[1:])
-    sci, err, dq = ([getattr(cube, name) for cube in cubes] for name in ("sci", "err", "dq"))
-    merged = desaturate_cubes(
+    names = ("SCI", "ERR", "DQ", "WMAP") if all(map(_has_coverage, cubes)) else ("SCI", "ERR", "DQ")
+    # The file's own data stay as they are, in its byte order too, but for the voxels that are replaced.
+    data = {name: [cube.hdul[name].data for cube in cubes] for name in names}
+    for name in set(names) - {"DQ"}:
+        data[name] = [values.astype(np.float32) for values in data[name]]
+    sci, err, dq, coverage = (data.get(name) for name in ("SCI", "ERR", "DQ", "WMAP"))
+    merged = _merge(
         sci,
         err,
         dq,
-        _coverage(cubes),
-        method=method,
-        reserve=reserve,
-        maximum_step=maximum_step,
-        thresholds=limits,
+        coverage,
+        method,
+        reserve,
+        maximum_step,
+        limits,
     )
     onsets = [*merged.onsets, *_compare(sci, err, dq, len(merged.onsets))]
-    if apply_ratio:
-        for cube, factor in zip(cubes[1:], np.cumprod([onset.ratio for onset in onsets]), strict=True):
-            cube.sci[...] *= np.float32(factor)
-            cube.err[...] *= np.float32(factor)
-    _set_data(cubes, merged)
+    factors = np.cumprod([1.0, *(onset.ratio if apply_ratio else 1.0 for onset in onsets)])
+    for number in range(1, len(cubes)):
+        places = np.flatnonzero(merged.ramp == number)
+        for name in names:
+            values = cubes[number].hdul[name].data.take(places)
+            if name in ("SCI", "ERR"):
+                values = values * np.float32(factors[number])
+            np.put(cubes[0].hdul[name].data, places, values)
     _set_extensions(cubes[0], groups, merged)
     options = {
         "method": method,
@@ -288,14 +317,19 @@ def _sorted_cubes(cubes: list[Cube]) -> list[Cube]:
 
 
 def _same_grid(first: Cube, cube: Cube) -> bool:
+    wavelength = first.wavelength
+    step = np.ptp(wavelength) / max(wavelength.size - 1, 1)
+    if not np.allclose(wavelength, cube.wavelength, rtol=1e-6, atol=1e-3 * step):
+        return False
+    if all(first.sci_header.get(key) == cube.sci_header.get(key) for key in _SKY_KEYS):
+        return True
     # Navigation may have shifted each a little; half a spaxel is another field.
     a, b = celestial_wcs(first.sci_header), celestial_wcs(cube.sci_header)
     if not np.allclose(a.pixel_scale_matrix, b.pixel_scale_matrix, atol=1e-3 * spaxel_scale(first.sci_header) / 3600):
         return False
     place = (first.shape[2] / 2, first.shape[1] / 2)
     shift = np.subtract(b.all_world2pix(*a.all_pix2world(*place, 0), 0), place)
-    step = np.ptp(first.wavelength) / max(first.shape[0] - 1, 1)
-    return bool(np.hypot(*shift) < 0.5 and np.allclose(first.wavelength, cube.wavelength, rtol=1e-6, atol=1e-3 * step))
+    return bool(np.hypot(*shift) < 0.5)
 
 
 def _minimum_groups(header: fits.Header) -> int:
@@ -304,9 +338,8 @@ def _minimum_groups(header: fits.Header) -> int:
 
 def _compare(sci: Sequence[np.ndarray], err: Sequence[np.ndarray], dq: Sequence[np.ndarray], first: int) -> list[Onset]:
     """Each ramp, from the `first` on, with the next shorter one."""
-    has_data = [usable(values, flags) for values, flags in zip(sci, dq, strict=True)]
     return [
-        compare_ramps(sci[i], err[i], sci[i + 1], err[i + 1], has_data[i] & has_data[i + 1])[0]
+        compare_ramps(sci[i], err[i], sci[i + 1], err[i + 1], usable(sci[i], dq[i]) & usable(sci[i + 1], dq[i + 1]))
         for i in range(first, len(sci) - 1)
     ]
 
@@ -314,8 +347,8 @@ def _compare(sci: Sequence[np.ndarray], err: Sequence[np.ndarray], dq: Sequence[
 def _unequal(groups: Sequence[int], onsets: Sequence[Onset]) -> list[str]:
     """A warning for each ramp that does not agree with the next shorter one where neither is saturated."""
     return [
-        f"{longer} groups give {100 * (onset.ratio - 1):+.1f} % more flux than {shorter} where nothing saturates: "
-        "'apply_ratio' scales them"
+        f"the flux of {longer} groups is {onset.ratio:.3f} x that of {shorter} where nothing saturates: 'apply_ratio' "
+        "scales them"
         for longer, shorter, onset in zip(groups[:-1], groups[1:], onsets, strict=True)
         if abs(onset.ratio - 1) > max(UNEQUAL, 5 * onset.ratio_error)
     ]
@@ -323,18 +356,6 @@ def _unequal(groups: Sequence[int], onsets: Sequence[Onset]) -> list[str]:
 
 def _has_coverage(cube: Cube) -> bool:
     return "WMAP" in cube.hdul and cube.hdul["WMAP"].shape == cube.shape
-
-
-def _coverage(cubes: Sequence[Cube]) -> list[np.ndarray] | None:
-    return [cube.hdul["WMAP"].data.astype(np.float32) for cube in cubes] if all(map(_has_coverage, cubes)) else None
-
-
-def _set_data(cubes: Sequence[Cube], merged: Merged) -> None:
-    """Put the merged data into the cube of the longest ramp."""
-    for name in ("SCI", "ERR", "DQ", "WMAP") if all(map(_has_coverage, cubes)) else ("SCI", "ERR", "DQ"):
-        target = cubes[0].hdul[name].data
-        for number, cube in enumerate(cubes[1:], start=1):
-            np.copyto(target, cube.hdul[name].data, where=merged.ramp == number)
 
 
 def _set_extensions(cube: Cube, groups: Sequence[int], merged: Merged) -> None:

@@ -9,18 +9,17 @@ outlier; 0 where it is the longest.
 keeps neighbours alike.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import reduce
 
 import numpy as np
 
 from cubes import DQ
-from saturation_onset import LIKELY, Onset, affected, along_wavelength, compare_ramps, sum_of_three
+from ramp_pairs import Pair, blocks
+from saturation_onset import LIKELY, MARGIN, Onset, is_low
 
 MISSING, PARTIAL, OUTLIER = 1, 2, 3
-# A ramp this far below the onset is not saturated: the shorter one has been hit by a cosmic ray.
-LOWEST_SATURATED = 0.5
 ROUNDS = 2  # in which saturation is followed from voxel to voxel
 
 
@@ -59,7 +58,10 @@ class Thresholds:
 
 def usable(sci: np.ndarray, dq: np.ndarray) -> np.ndarray:
     """True where a voxel has data: finite, not 0 and without DO_NOT_USE."""
-    return np.isfinite(sci) & (sci != 0) & (dq & np.uint32(DQ.DO_NOT_USE) == 0)
+    values, flags, result = sci.ravel(), dq.ravel(), np.empty(sci.size, bool)
+    for some in blocks(sci.size):
+        result[some] = np.isfinite(values[some]) & (values[some] != 0) & (flags[some] & np.uint32(DQ.DO_NOT_USE) == 0)
+    return result.reshape(sci.shape)
 
 
 def by_onset(
@@ -74,7 +76,7 @@ def by_onset(
     Parameters
     ----------
     sci, err
-        Of each ramp, longest first.
+        Of each ramp, longest first; they and `coverage` serve as scratch and are overwritten.
     has_data
         `usable`, of each ramp.
     coverage
@@ -91,103 +93,80 @@ def by_onset(
         Of each ramp but the shortest, longest first.
     """
     last = len(sci) - 1
-    best, error, known = sci[last].copy(), err[last].copy(), has_data[last].copy()
+    best, error, known = sci[last], err[last], has_data[last]
+    covered = None if coverage is None else coverage[last]
     ramp = np.full(best.shape, last, np.int8)
     desat_type = np.zeros(best.shape, np.uint8)
-    covered = None if coverage is None else coverage[last].copy()
     onsets = []
     for number in range(last - 1, -1, -1):
         long, long_error, available = sci[number], err[number], has_data[number]
-        both = available & known
-        lost, whole = _compare_coverage(both, None if coverage is None else coverage[number], covered)
-        level = partial(brightness_at, best, known)
-        onset, z = compare_ramps(long, long_error, best, error, whole, brightness=level, drop=thresholds.onset_drop)
+        whole = available & known
+        desat_type = np.multiply(known & ~available, np.uint8(MISSING))
+        if coverage is not None:
+            other = np.flatnonzero(whole & (coverage[number] != covered))
+            whole.ravel()[other] = False
+            lost = other[coverage[number].ravel()[other] < covered.ravel()[other]]
+            desat_type.ravel()[lost] = PARTIAL
+        pair = Pair(long, long_error, best, error, whole, known)
+        onset = pair.compare(thresholds.onset_drop)
         onsets.append(onset)
-        np.multiply(known & ~available, np.uint8(MISSING), out=desat_type)
-        np.putmask(desat_type, lost, PARTIAL)
-        with np.errstate(invalid="ignore"):
-            far = np.flatnonzero(np.abs(z) > LIKELY)
-        desat_type.ravel()[_outliers(far, onset, z, long, best, thresholds)] = OUTLIER
-        if np.isfinite(onset.brightness):
-            _add_partially_saturated(desat_type, far, onset, z, long, level)
-        take = desat_type == 0
-        np.putmask(ramp, take, number)
+        high, low = pair.candidates(onset, 1 + thresholds.outlier_excess)
+        high = high[pair.deviation(onset, high) > thresholds.outlier_sigma]
+        desat_type.ravel()[high] = OUTLIER
+        _add_partially_saturated(desat_type, pair, onset, low)
+        not_taken = desat_type != 0
+        kept = np.flatnonzero(not_taken)
+        np.putmask(ramp, ~not_taken, number)
         if number == 0:
             break
-        if onset.ratio != 1:
-            # From here on what is known is on the scale of this ramp.
-            best *= np.float32(onset.ratio)
-            error *= np.float32(onset.ratio)
-        np.copyto(best, long, where=take)
-        np.copyto(error, long_error, where=take)
+        # From here on what is known is on the scale of this ramp.
+        best = _updated(long, best, kept, onset.ratio)
+        error = _updated(long_error, error, kept, onset.ratio)
         if coverage is not None:
-            np.copyto(covered, coverage[number], where=take)
-        known |= available
+            covered = _updated(coverage[number], covered, kept)
+        known = known | available
     return ramp, desat_type, tuple(reversed(onsets))
 
 
-def _outliers(
-    far: np.ndarray, onset: Onset, z: np.ndarray, long: np.ndarray, best: np.ndarray, thresholds: Thresholds
-) -> np.ndarray:
-    """Flat indices, of those that lie far off, of the voxels of the longer ramp that are too high."""
-    places = far[z.ravel()[far] > thresholds.outlier_sigma]
-    high = long.ravel()[places] > (1 + thresholds.outlier_excess) * onset.ratio * best.ravel()[places]
-    return places[high]
+def _updated(cube: np.ndarray, known: np.ndarray, kept: np.ndarray, ratio: float = 1.0) -> np.ndarray:
+    """The cube of a longer ramp, overwritten at flat indices by what is known from shorter ones, scaled to it."""
+    np.put(cube, kept, known.take(kept) * np.float32(ratio))
+    return cube
 
 
-def _add_partially_saturated(
-    desat_type: np.ndarray,
-    far: np.ndarray,
-    onset: Onset,
-    z: np.ndarray,
-    long: np.ndarray,
-    level: Callable[[np.ndarray], np.ndarray],
-) -> None:
-    """Mark the voxels of the longer ramp that are too low, following saturation from voxel to voxel; in place."""
-    places = far[z.ravel()[far] < -LIKELY]
-    places = places[long.ravel()[places] > LOWEST_SATURATED * onset.ratio * onset.brightness]
-    smooth_z = sum_of_three(z, places) * np.float32(onset.noise[0] / onset.noise[1])
-    candidates = z.ravel()[places], smooth_z, level(places)
+def _add_partially_saturated(desat_type: np.ndarray, pair: Pair, onset: Onset, places: np.ndarray) -> None:
+    """Mark those of the candidates that are partially saturated, following it from voxel to voxel; in place."""
+    if not places.size:
+        return
+    z = pair.deviation(onset, places)
+    likely = z < -LIKELY
+    places, z, tested = places[likely], z[likely], places.size
+    level = pair.brightness(places)
+    low = is_low(onset, z, pair.smooth_deviation(onset, places), level, tested)
+    places, level = places[low], level[low]
+    hit = pair.shorter_is_hit(onset, places)
+    places, level = places[~hit], level[~hit]
+    found = level >= MARGIN * onset.brightness
     for _ in range(ROUNDS):
-        nearby = _beside((desat_type == PARTIAL) | (desat_type == MISSING)).ravel()[places]
-        found = places[affected(onset, *candidates, nearby)]
-        new = found[desat_type.ravel()[found] == 0]
-        if not new.size:
-            break
-        desat_type.ravel()[new] = PARTIAL
+        marked = places[found]
+        desat_type.ravel()[marked[desat_type.ravel()[marked] == 0]] = PARTIAL
+        # Beside saturated voxels a few saturated pixels may be in one however faint it is.
+        places = places[~found]
+        found = _beside_saturated(desat_type, places)
+    desat_type.ravel()[places[found]] = PARTIAL
 
 
-def _compare_coverage(
-    both: np.ndarray, long: np.ndarray | None, short: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Of the voxels with data in two ramps, those that have lost pixels in the longer one, and those alike in both."""
-    if long is None or short is None:
-        return np.zeros(both.shape, bool), both
-    return both & (long < short), both & (long == short)
-
-
-def _beside(mask: np.ndarray) -> np.ndarray:
-    """The mask and its neighbours along all three axes, at the corners too."""
-    grown = mask.copy()
-    for axis in range(3):
-        ahead = (slice(None),) * axis + (slice(1, None),)
-        behind = (slice(None),) * axis + (slice(None, -1),)
-        before = grown.copy()
-        grown[ahead] |= before[behind]
-        grown[behind] |= before[ahead]
-    return grown
-
-
-def brightness_at(best: np.ndarray, known: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """At flat indices, the running median of five along wavelength; missing neighbours count as the voxel itself."""
-    values = along_wavelength(best, places, 2, np.float32(np.nan))
-    there = along_wavelength(known, places, 2, False)
-    centre = values[2]
-    a, b, _, c, d = (np.where(seen, value, centre) for seen, value in zip(there, values, strict=True))
-    # The median of five is that of the fifth, the larger of the two lesser ones and the lesser of the two larger ones.
-    lower = np.maximum(np.minimum(a, b), np.minimum(c, d))
-    upper = np.minimum(np.maximum(a, b), np.maximum(c, d))
-    return np.maximum(np.minimum(lower, upper), np.minimum(np.maximum(lower, upper), centre))
+def _beside_saturated(desat_type: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Which flat indices have a missing or partially saturated voxel beside them, at the corners too."""
+    index = np.unravel_index(places, desat_type.shape)
+    beside = np.zeros(places.shape, bool)
+    for shifts in np.ndindex(3, 3, 3):
+        moved = tuple(
+            np.clip(i + shift - 1, 0, n - 1) for i, shift, n in zip(index, shifts, desat_type.shape, strict=True)
+        )
+        reason = desat_type[moved]
+        beside |= (reason == PARTIAL) | (reason == MISSING)
+    return beside
 
 
 def by_factors(
@@ -249,7 +228,7 @@ def limit_steps(ramp: np.ndarray, has_data: Sequence[np.ndarray], step: int, fre
     limited = ramp.copy()
     if step >= count - 1 or not free.any():
         return limited
-    used = np.logical_or.reduce(has_data)
+    used = reduce(np.logical_or, has_data)
     free = free & used
     while True:
         # The shortest ramp among the neighbours; a voxel without data has no say.

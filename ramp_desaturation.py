@@ -166,7 +166,7 @@ def find_ramp_onset(data: np.ndarray, groupdq: np.ndarray, pixeldq: np.ndarray, 
     # Proportional to the photon noise; what it really is, is measured.
     error = np.sqrt(mean)
     columns = (column[:, np.newaxis] for column in (step, error, mean, error, np.ones(step.shape, bool)))
-    return compare_ramps(*columns, brightness=lambda places: reading[places], drop=onset_drop)[0].brightness
+    return compare_ramps(*columns, brightness=lambda places: reading[places], drop=onset_drop).brightness
 
 
 def _pixels_for_onset(ramp: np.ndarray, flags: np.ndarray, pixeldq: np.ndarray) -> np.ndarray:

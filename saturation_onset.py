@@ -13,18 +13,17 @@ affected.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
+from scipy.special import ndtri
 
 MAD_TO_SIGMA = 1.4826
 MEDIAN_ERROR = 1.2533  # error of the median of n normal values, in sigma / sqrt(n)
-SAMPLE = 50_000  # voxels looked at in one pair of ramps; more tell nothing new
+SAMPLE = 30_000  # voxels looked at in one pair of ramps; more tell nothing new
 VOXELS_PER_BIN = 250
 MAXIMUM_BINS = 80
-BLOCK = 30_000  # voxels
 MINIMUM_VOXELS = 50  # with fewer there is no onset to be found
-MINIMUM_SNR = 5.0
+MINIMUM_SNR = 20.0  # fainter voxels, picked by a noisy value, would bias the ratio
 NOISE_BINS = 5  # in brightness: read noise and photon noise are not shared alike by two ramps
 SYSTEMATIC = 0.0005  # by how much ramps may differ, however little noise there is
 FAR = 4.0  # sigma: hardly by chance
@@ -32,6 +31,8 @@ SHARE_OF_ONSET = 0.02  # share of affected voxels that makes a bin affected
 MOST, NEARLY_ALL = 0.5, 0.9
 THRESHOLDS = (3.0, 3.5)  # sigma, where nearly all and where most voxels are affected
 LIKELY = 2.0  # sigma that a voxel must be low itself, where its neighbours along wavelength tell more
+LIKE_ITS_NEIGHBOURS = 0.5  # of their mean deviation, that a voxel must have then
+FALSE_ALARMS = 0.5  # expected among all voxels that are tested, where few are affected
 MARGIN = 0.85  # of the onset: from here on single voxels may be affected
 
 
@@ -69,7 +70,7 @@ def compare_ramps(
     *,
     brightness: Callable[[np.ndarray], np.ndarray] | None = None,
     drop: float = 0.004,
-) -> tuple[Onset, np.ndarray]:
+) -> Onset:
     """Compare two ramps of an exposure.
 
     Parameters
@@ -85,66 +86,66 @@ def compare_ramps(
 
     Returns
     -------
-    onset : Onset
-    z : numpy.ndarray
-        `deviation` of all voxels, in units of `Onset.noise[0]`; NaN where they are not valid.
+    Onset
     """
-    places = np.flatnonzero(valid)
+    places = np.arange(0, valid.size, 1 + valid.size // (2 * SAMPLE))
+    places = places[valid.ravel()[places]]
     places = places[:: 1 + places.size // SAMPLE]
     level = brightness(places) if brightness else short.ravel()[places]
     bright = (short.ravel()[places] > MINIMUM_SNR * short_error.ravel()[places]) & (level > 0)
     places, level = places[bright], level[bright]
     if places.size < MINIMUM_VOXELS:
-        z = deviation(long, long_error, short, short_error)
-        z[~valid] = np.nan
-        return Onset(), z
+        return Onset()
     order = np.argsort(level)
     places, level = places[order], level[order]
     quotient = long.ravel()[places].astype(float) / short.ravel()[places]
     faint = max(level.size // 2, MINIMUM_VOXELS // 2)
     ratio = float(np.median(quotient[:faint]))
     ratio_error = MEDIAN_ERROR * _width(quotient[:faint]) / np.sqrt(faint)
-    z = deviation(long, long_error, short, short_error, ratio)
-    np.putmask(z, ~valid, np.nan)
-    noise = max(_width(part) for part in np.array_split(z.ravel()[places[:faint]], NOISE_BINS)) or 1.0
+    cubes = long, long_error, short, short_error
+    z = deviation(*cubes, places, ratio)
+    noise = max(_width(part) for part in np.array_split(z[:faint], NOISE_BINS)) or 1.0
     z /= np.float32(noise)
-    smooth = max(_width(part) for part in np.array_split(sum_of_three(z, places[:faint]), NOISE_BINS)) or 1.0
-    bins = _affected_bins(quotient / ratio, z.ravel()[places], level, drop)
-    return Onset(ratio, float(ratio_error), (noise, smooth * noise), *bins), z
+    sums = sum_of_three(*cubes, valid, places[:faint], ratio)
+    smooth = max(_width(part) for part in np.array_split(sums, NOISE_BINS)) or 1.0
+    bins = _affected_bins(quotient / ratio, z, level, drop)
+    return Onset(ratio, float(ratio_error), (noise, smooth), *bins)
 
 
 def deviation(
-    long: np.ndarray, long_error: np.ndarray, short: np.ndarray, short_error: np.ndarray, ratio: float = 1.0
+    long: np.ndarray,
+    long_error: np.ndarray,
+    short: np.ndarray,
+    short_error: np.ndarray,
+    places: np.ndarray,
+    ratio: float = 1.0,
 ) -> np.ndarray:
-    """(long - ratio x short) in units of the errors and the systematic one in quadrature; NaN where either is."""
-    z = np.empty(long.shape, np.result_type(long, short))
-    step = max(BLOCK // max(long[:1].size, 1), 1)
-    for first in range(0, len(long), step):
-        # Block by block: what fits into the processor's cache is several times faster.
-        some = slice(first, first + step)
-        expected = short[some] * np.float32(ratio)
-        variance = np.square(long_error[some])
-        variance += np.square(short_error[some])
-        variance += np.square(expected * np.float32(SYSTEMATIC))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            np.divide(long[some] - expected, np.sqrt(variance), out=z[some])
-    return z
+    """(long - ratio x short) at flat indices, in units of the errors and the systematic one in quadrature."""
+    value, error, base, base_error = (cube.ravel()[places] for cube in (long, long_error, short, short_error))
+    expected = base * np.float32(ratio)
+    variance = error**2 + base_error**2 + (expected * np.float32(SYSTEMATIC)) ** 2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return (value - expected) / np.sqrt(variance)
 
 
-def sum_of_three(z: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """At flat indices, the deviation and those before and after it along wavelength over sqrt(3); NaN counts as 0."""
-    return sum(np.nan_to_num(part) for part in along_wavelength(z, places, 1, np.float32(0))) * np.float32(3**-0.5)
-
-
-def along_wavelength(cube: np.ndarray, places: np.ndarray, reach: int, outside: float) -> list[np.ndarray]:
-    """At flat indices, a cube's values from `reach` before to after along the first axis; `outside` off its ends."""
-    flat, plane = cube.ravel(), cube[0].size
-    parts = []
-    for shift in range(-reach, reach + 1):
-        moved = places + shift * plane
-        inside = (moved >= 0) & (moved < flat.size)
-        parts.append(np.where(inside, flat[np.where(inside, moved, 0)], outside))
-    return parts
+def sum_of_three(
+    long: np.ndarray,
+    long_error: np.ndarray,
+    short: np.ndarray,
+    short_error: np.ndarray,
+    valid: np.ndarray,
+    places: np.ndarray,
+    ratio: float = 1.0,
+) -> np.ndarray:
+    """At flat indices, `deviation` and those before and after it along wavelength over sqrt(3); invalid ones are 0."""
+    total = np.zeros(places.shape, np.float32)
+    plane = valid[0].size
+    for shift in (-plane, 0, plane):
+        moved = np.clip(places + shift, 0, valid.size - 1)
+        inside = (moved == places + shift) & valid.ravel()[moved]
+        part = deviation(long, long_error, short, short_error, moved, ratio)
+        total += np.where(inside & np.isfinite(part), part, 0)
+    return total * np.float32(3**-0.5)
 
 
 def _width(values: np.ndarray) -> float:
@@ -156,16 +157,16 @@ def _affected_bins(
 ) -> tuple[float, tuple[float, ...], tuple[float, ...]]:
     """Onset, bin edges above it and shares; the columns are sorted by `level`, `quotient` is 1 where all is well."""
     count = int(np.clip(level.size // VOXELS_PER_BIN, 2, MAXIMUM_BINS))
-    limits = np.linspace(0, level.size, count + 1).astype(int)
-    shares = []
-    for first, last in pairwise(limits):
-        ratios, deviations = quotient[first:last], z[first:last]
-        share = np.mean(deviations < -FAR) - np.mean(deviations > FAR)
-        error = MEDIAN_ERROR * _width(ratios) / np.sqrt(ratios.size)
-        if np.median(ratios) < 1 - max(drop, FAR * error):
-            # More than half are affected; those which are not lie on both sides of 1 alike.
-            share = max(share, MOST, 1 - 2 * np.mean(deviations > 0))
-        shares.append(share if share > SHARE_OF_ONSET else 0.0)
+    size = level.size // count
+    # Bins of one size; the faintest voxels that are left over tell nothing.
+    quotient, z, level = (values[level.size - count * size :].reshape(count, size) for values in (quotient, z, level))
+    share = np.mean(z < -FAR, axis=1) - np.mean(z > FAR, axis=1)
+    median = np.median(quotient, axis=1)
+    width = MAD_TO_SIGMA * np.median(np.abs(quotient - median[:, np.newaxis]), axis=1)
+    fallen = median < 1 - np.maximum(drop, FAR * MEDIAN_ERROR * width / np.sqrt(size))
+    # More than half are affected; those which are not lie on both sides of 1 alike.
+    share = np.where(fallen, np.maximum(share, np.maximum(MOST, 1 - 2 * np.mean(z > 0, axis=1))), share)
+    shares = np.where(share > SHARE_OF_ONSET, share, 0.0)
     first = count
     while first > 0 and shares[first - 1] > 0:
         first -= 1
@@ -173,14 +174,12 @@ def _affected_bins(
         return np.inf, (), ()
     # A margin of one bin: in it the first few may be affected.
     first = max(first - 1, 0)
-    edges = tuple(float(level[place]) for place in limits[first:-1])
-    return edges[0], edges, tuple(float(share) for share in shares[first:])
+    edges = tuple(level[first:, 0].tolist())
+    return edges[0], edges, tuple(shares[first:].tolist())
 
 
-def affected(
-    onset: Onset, z: np.ndarray, smooth_z: np.ndarray, brightness: np.ndarray, nearby: np.ndarray
-) -> np.ndarray:
-    """Which voxels of the longer ramp are partially saturated.
+def is_low(onset: Onset, z: np.ndarray, smooth_z: np.ndarray, brightness: np.ndarray, tested: int) -> np.ndarray:
+    """Which voxels of the longer ramp are lower than by chance.
 
     Parameters
     ----------
@@ -190,16 +189,17 @@ def affected(
         Deviation of voxels and their `sum_of_three`, both in units of their noise.
     brightness
         Of the voxels.
-    nearby
-        Whether they lie beside saturated ones: there a few saturated pixels may be in a voxel however faint it is.
+    tested
+        Among how many they have been found: of so many, `FALSE_ALARMS` may be low by chance.
 
     Returns
     -------
     numpy.ndarray of bool
-        Those that are low, alone or (if by 2 sigma themselves) with their neighbours in wavelength: by 4 sigma among
-        the nearby ones and from a little below the onset on; by less where most voxels of that brightness are affected.
+        Those that are low by 4 sigma or, if these are many, by more, alone or (if by 2 sigma and half as much as their
+        neighbours) with their neighbours in wavelength; by less where most voxels of that brightness are affected.
     """
     share = np.array([0.0, *onset.share])[np.searchsorted(onset.edges, brightness, side="right")]
-    threshold = np.select([share >= NEARLY_ALL, share >= MOST], THRESHOLDS, FAR)
-    low = (z < -threshold) | ((z < -LIKELY) & (smooth_z < -threshold))
-    return low & (nearby | (brightness >= MARGIN * onset.brightness))
+    far = max(FAR, -float(ndtri(FALSE_ALARMS / max(tested, 1))))
+    threshold = np.select([share >= NEARLY_ALL, share >= MOST], THRESHOLDS, far)
+    alike = z < np.minimum(-LIKELY, LIKE_ITS_NEIGHBOURS * 3**-0.5 * smooth_z)
+    return (z < -threshold) | (alike & (smooth_z < -threshold))

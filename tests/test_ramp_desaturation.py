@@ -134,6 +134,32 @@ def test_single_groups_are_used_on_request_without_the_pedestal():
     assert 0.8 < 1.4826 * np.median(np.abs(pull)) < 1.2
 
 
+def test_cosmic_rays_are_not_taken_for_saturation():
+    _, plain, plain_flags, _ = make_ramps(flagged_from=0.95 * WELL)
+    _, struck, flags, pixeldq = make_ramps(flagged_from=0.95 * WELL)
+    random = np.random.default_rng(3)
+    hit = random.random(SHAPE) < 0.02
+    charge = 10 ** random.uniform(2.3, 3.9, SHAPE) * hit
+    group = random.integers(0, struck.shape[1], SHAPE)
+    struck[0] += np.where(np.arange(struck.shape[1])[:, None, None] >= group, charge, 0).astype(np.float32)
+    assert find_ramp_onset(struck, flags, pixeldq) == pytest.approx(
+        find_ramp_onset(plain, plain_flags, pixeldq), rel=0.02
+    )
+    given = flags.copy()
+    onset = choose_groups(struck, flags, pixeldq).onset
+    # Groups are lost only from a reading on that is really as high as that.
+    high = np.logical_or.accumulate(struck >= onset, axis=1)
+    np.testing.assert_array_equal(flags & SATURATED > 0, (given & SATURATED > 0) | high)
+    far_below = hit & (struck[0].max(axis=0) < 0.9 * onset)
+    assert far_below.sum() > 100
+    np.testing.assert_array_equal(flags[0][:, far_below], given[0][:, far_below])
+    # Pixels that are not hit are treated as if there were no rays.
+    choose_groups(plain, plain_flags, pixeldq.copy())
+    near = np.abs(struck / onset - 1).min(axis=1)[0] < 0.02
+    same = ~hit & ~near
+    np.testing.assert_array_equal(flags[0][:, same], plain_flags[0][:, same])
+
+
 def test_each_integration_is_treated_for_itself():
     _, data, groupdq, pixeldq = make_ramps(integrations=2)
     single = [make_ramps(integrations=2)[i] for i in (1, 2, 3)]
