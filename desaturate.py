@@ -242,16 +242,7 @@ def desaturate_files(
     for name in set(names) - {"DQ"}:
         data[name] = [values.astype(np.float32) for values in data[name]]
     sci, err, dq, coverage = (data.get(name) for name in ("SCI", "ERR", "DQ", "WMAP"))
-    merged = _merge(
-        sci,
-        err,
-        dq,
-        coverage,
-        method,
-        reserve,
-        maximum_step,
-        limits,
-    )
+    merged = _merge(sci, err, dq, coverage, method, reserve, maximum_step, limits)
     onsets = [*merged.onsets, *_compare(sci, err, dq, len(merged.onsets))]
     factors = np.cumprod([1.0, *(onset.ratio if apply_ratio else 1.0 for onset in onsets)])
     for number in range(1, len(cubes)):
