@@ -8,6 +8,7 @@ Reference: the CRDS user manual, https://jwst-crds.stsci.edu/static/users_guide/
 """
 
 import hashlib
+import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -134,6 +135,12 @@ class CrdsCache:
         }
         storage = {"all_array_storage": "inline"} if inline else {"all_array_compression": "zlib"}
         asdf.AsdfFile({**tree, "meta": metadata}).write_to(path, **storage)
+        return path
+
+    def add_json(self, reference_type: str, match: Mapping[str, str], content: Mapping[str, Any]) -> Path:
+        """Write a JSON reference file with all of its content."""
+        path = self._new_file(reference_type, match, ".json")
+        path.write_text(json.dumps(content, indent=1) + "\n")
         return path
 
     def add_file(self, reference_type: str, match: Mapping[str, str], source: str | Path) -> Path:

@@ -162,18 +162,19 @@ def _metadata(
     from simulate.headers import Ephemeris, ExposurePointing, exposure_metadata
     from simulate.kernels import furnish
     from simulate.mrs_detector import FRAME_TIME
-    from simulate.mrs_plan import Exposure, Settings
+    from simulate.mrs_plan import MODE, MrsSettings
+    from simulate.plan import Exposure
 
     view = scene.snapshot(utc)
     with furnish(scene.kernels):
         ephemeris = Ephemeris.at(view.et)
     detector = next(name for name, channels in CHANNELS_OF_DETECTOR.items() if int(channel) in channels)
     start = Time(view.utc, scale="utc") - TimeDelta(_GROUPS * FRAME_TIME / 2, format="sec")
-    settings = Settings(target=scene.body.name, start=start.isot, dithers=dithers, groups=_GROUPS)
-    exposure = Exposure("science", detector, band, dither, 0.0, "02101", dither)
-    aberration = pointing.velocity_aberration(view.ra, view.dec, ephemeris.velocity)
+    settings = MrsSettings(target=scene.body.name, start=start.isot, dithers=dithers, groups=_GROUPS)
+    exposure = Exposure("science", detector, (band,), dither, 0.0, "02101", dither)
+    aberration = pointing.velocity_aberration(MODE.aperture, view.ra, view.dec, ephemeris.velocity)
     # as in real cubes, the y axis points against the y axis of the aperture, which lies V3I_YANG east of V3
-    roll = (rotation + 180.0 - pointing.MRS_V3_IDEAL_Y_ANGLE) % 360
+    roll = (rotation + 180.0 - MODE.aperture.v3_ideal_y_angle) % 360
     where = ExposurePointing(*header_centre, roll, view.ra, view.dec, 0.0, 0.0, aberration, view.velosys)
     metadata = exposure_metadata(settings, exposure, where, ephemeris, dithers)
     detector_only = ("v2_ref", "v3_ref", "vparity", "v3yangle", "ra_ref", "dec_ref", "roll_ref")

@@ -1,4 +1,4 @@
-"""Headers of the simulated exposures: all that a real level-1b file of a moving-target MRS exposure has.
+"""Headers of the simulated exposures: all that a real level-1b file of a moving-target IFU exposure has.
 
 Values are given by their place in the `jwst` data model ('meta.target.ra'), which knows the FITS keyword. Units are
 those of the keyword dictionary: barycentric positions in km and km/s, geocentric ones in m and m/s, VELOSYS in m/s.
@@ -11,11 +11,8 @@ import numpy as np
 from astropy.time import Time, TimeDelta
 
 from simulate import pointing
-from simulate.mrs_detector import FRAME_TIME
-from simulate.mrs_optics import CHANNELS_OF_DETECTOR, NUMBER_OF_COLUMNS, NUMBER_OF_ROWS
-from simulate.mrs_plan import OBSERVATION, PROGRAM, VISIT, Exposure, Settings
+from simulate.plan import OBSERVATION, PROGRAM, VISIT, Exposure, Settings
 
-SCA_NUMBER = {"MIRIFULONG": 494, "MIRIFUSHORT": 495}
 SECONDS_PER_DAY = 86400.0
 
 
@@ -53,7 +50,7 @@ class Ephemeris:
 
 @dataclass(frozen=True)
 class ExposurePointing:
-    """Where an exposure looked, as the header says it; see `simulate.mrs_exposure`.
+    """Where an exposure looked, as the header says it; see `simulate.exposure`.
 
     Attributes
     ----------
@@ -85,7 +82,7 @@ class ExposurePointing:
 def exposure_times(settings: Settings, exposure: Exposure) -> tuple[Time, Time, Time]:
     """Start, middle and end of an exposure (UTC)."""
     start = Time(settings.start, scale="utc") + TimeDelta(exposure.delay, format="sec")
-    duration = TimeDelta(settings.groups * FRAME_TIME, format="sec")
+    duration = TimeDelta(settings.groups * settings.mode.frame_time, format="sec")
     return start, start + duration / 2, start + duration
 
 
@@ -116,20 +113,21 @@ def exposure_metadata(
         "meta.program.continuation_id": 0,
         **_observation(settings, exposure, times, total_exposures),
         **_target(settings, exposure, where),
-        **_instrument(settings, exposure),
-        **_times(settings, times),
+        **_exposure(settings, exposure),
+        **_times(times),
         **_dither(settings, exposure, where),
         **_ephemeris(ephemeris, times[1]),
         **_time_corrections(ephemeris, where, times),
-        **_pointing(where),
-        **_guide_star(settings, where, times),
+        **_pointing(settings.mode.aperture, where),
+        **_guide_star(where, times),
+        **settings.instrument_metadata(exposure),
     }
 
 
 def _observation(settings: Settings, exposure: Exposure, times: tuple, total_exposures: int) -> dict[str, Any]:
     group, sequence, activity = exposure.activity[:2], exposure.activity[2], exposure.activity[3:]
     visit = f"{PROGRAM}{exposure.observation}{VISIT}"
-    name = settings.target.strip().capitalize()
+    name, label = settings.target.strip().capitalize(), settings.mode.label
     values = {
         "date": times[0].isot[:10],
         "time": times[0].isot[11:],
@@ -145,8 +143,8 @@ def _observation(settings: Settings, exposure: Exposure, times: tuple, total_exp
         "activity_id": activity,
         "exposure_number": str(exposure.number),
         "bkgdtarg": exposure.role == "background",
-        "template": "MIRI Medium Resolution Spectroscopy",
-        "observation_label": f"{name} MRS" if exposure.observation == OBSERVATION else f"{name} background MRS",
+        "template": settings.mode.template,
+        "observation_label": f"{name} {label}" if exposure.observation == OBSERVATION else f"{name} background {label}",
         "observation_folder": f"{name} Observations",
     }
     visit_values = {
@@ -183,42 +181,29 @@ def _target(settings: Settings, exposure: Exposure, where: ExposurePointing) -> 
     return _under("meta.target", values)
 
 
-def _instrument(settings: Settings, exposure: Exposure) -> dict[str, Any]:
-    instrument = {
-        "name": "MIRI",
-        "detector": exposure.detector,
-        "channel": "".join(str(channel) for channel in CHANNELS_OF_DETECTOR[exposure.detector]),
-        "band": exposure.band,
-        "ccc_state": "OPEN",
-        "miri_fpe_side": "A",
-        "miri_ice_side": "A",
-    }
-    ramp = settings.groups * FRAME_TIME
-    count = {
+def _exposure(settings: Settings, exposure: Exposure) -> dict[str, Any]:
+    """What the instrument was asked to do, as far as it is the same for all."""
+    ramp = settings.groups * settings.mode.frame_time
+    values = {
         "count": exposure.number,
         "prime_parallel": "PRIME",
-        "type": "MIR_MRS",
-        "readpatt": "FASTR1",
+        "type": settings.mode.exposure_type,
         "hybrid_full_frame": False,
         "segment_number": 1,
         "segment_total": 1,
-        "noutputs": 5,
         "nints": 1,
         "integration_start": 1,
         "integration_end": 1,
         "ngroups": settings.groups,
         "nframes": 1,
-        "miri_fsw_ngroups": settings.groups,
-        "miri_fsw_nframes": 1,
-        "detmode": "EXPOSURE",
         "frame_divisor": 1,
         "groupgap": 0,
         "drop_frames1": 0,
         "drop_frames3": 0,
         "nsamples": 1,
         "sample_time": 10.0,
-        "frame_time": FRAME_TIME,
-        "group_time": FRAME_TIME,
+        "frame_time": settings.mode.frame_time,
+        "group_time": settings.mode.frame_time,
         "integration_time": ramp,
         "exposure_time": ramp,
         "effective_exposure_time": ramp,
@@ -226,37 +211,22 @@ def _instrument(settings: Settings, exposure: Exposure) -> dict[str, Any]:
         "duration": ramp,
         "elapsed_exposure_time": ramp,
         "nresets_at_start": 1,
-        "nresets_between_ints": 0,
         "zero_frame": False,
         "data_problem": False,
-        "sca_num": SCA_NUMBER[exposure.detector],
-        "datamode": 101,
         "clock_adjust_rate": -0.095,
         "gain_factor": 1.0,
         "imprint": exposure.role == "leakcal",
     }
-    subarray = {
-        "name": "FULL",
-        "xstart": 1,
-        "ystart": 1,
-        "xsize": NUMBER_OF_COLUMNS,
-        "ysize": NUMBER_OF_ROWS,
-        "fastaxis": 1,
-        "slowaxis": 2,
-        "detxcor": 1,
-        "detycor": 1,
-        "detxsiz": NUMBER_OF_COLUMNS,
-        "detysiz": NUMBER_OF_ROWS,
-    }
+    aperture = settings.mode.aperture.name
     return (
-        _under("meta.instrument", instrument)
-        | _under("meta.exposure", count)
-        | _under("meta.subarray", subarray)
-        | {"meta.aperture.name": "MIRIFU_CHANNEL1A", "meta.aperture.pps_name": "MIRIFU_CHANNEL1A"}
+        _under("meta.instrument", {"name": settings.mode.instrument, "detector": exposure.detector})
+        | _under("meta.exposure", values)
+        | _under("meta.subarray", {"name": "FULL", "xstart": 1, "ystart": 1})
+        | {"meta.aperture.name": aperture, "meta.aperture.pps_name": aperture}
     )
 
 
-def _times(settings: Settings, times: tuple[Time, Time, Time]) -> dict[str, Any]:
+def _times(times: tuple[Time, Time, Time]) -> dict[str, Any]:
     values = {"osf_file": f"{times[0].strftime('%Y%j')}T000000000_001_osf.xml"}
     for name, time in zip(("start", "mid", "end"), times, strict=True):
         values[f"{name}_time"] = values[f"{name}_time_mjd"] = time.mjd
@@ -267,15 +237,11 @@ def _times(settings: Settings, times: tuple[Time, Time, Time]) -> dict[str, Any]
 def _dither(settings: Settings, exposure: Exposure, where: ExposurePointing) -> dict[str, Any]:
     points = settings.dithers if exposure.role == "science" else exposure.dither
     values = {
-        "primary_type": "4-POINT",
         "position_number": exposure.dither,
         "pattern_start": 1,
         "total_points": max(points, exposure.dither),
         "x_offset": where.x_offset,
         "y_offset": where.y_offset,
-        "direction": "NEGATIVE",
-        "optimized_for": "EXTENDED-SOURCE",
-        "primary_channel": "ALL",
         "dithered_ra": where.ra_ref,
         "dithered_dec": where.dec_ref,
     }
@@ -305,17 +271,15 @@ def _time_corrections(ephemeris: Ephemeris, where: ExposurePointing, times: tupl
     return _under("meta.time", values)
 
 
-def _pointing(where: ExposurePointing) -> dict[str, Any]:
-    attitude = pointing.attitude_matrix(
-        pointing.MRS_V2_REF, pointing.MRS_V3_REF, where.ra_ref, where.dec_ref, where.roll_ref
-    )
+def _pointing(aperture: pointing.Aperture, where: ExposurePointing) -> dict[str, Any]:
+    attitude = aperture.attitude(where.ra_ref, where.dec_ref, where.roll_ref)
     ra_v1, dec_v1 = (float(value) for value in pointing.v2v3_to_sky(0.0, 0.0, attitude))
     values = {
         "wcsaxes": 3,
-        "v2_ref": pointing.MRS_V2_REF,
-        "v3_ref": pointing.MRS_V3_REF,
-        "vparity": pointing.MRS_PARITY,
-        "v3yangle": pointing.MRS_V3_IDEAL_Y_ANGLE,
+        "v2_ref": aperture.v2_ref,
+        "v3_ref": aperture.v3_ref,
+        "vparity": aperture.parity,
+        "v3yangle": aperture.v3_ideal_y_angle,
         "ra_ref": where.ra_ref,
         "dec_ref": where.dec_ref,
         "roll_ref": where.roll_ref,
@@ -325,7 +289,7 @@ def _pointing(where: ExposurePointing) -> dict[str, Any]:
     }
     return _under("meta.wcsinfo", values) | {
         "meta.coordinates.reference_frame": "ICRS",
-        "meta.aperture.position_angle": (where.roll_ref + pointing.MRS_V3_IDEAL_Y_ANGLE) % 360,
+        "meta.aperture.position_angle": (where.roll_ref + aperture.v3_ideal_y_angle) % 360,
         "meta.pointing.ra_v1": ra_v1,
         "meta.pointing.dec_v1": dec_v1,
         "meta.pointing.pa_v3": pointing.roll_at(attitude, 0.0, 0.0),
@@ -336,7 +300,7 @@ def _pointing(where: ExposurePointing) -> dict[str, Any]:
     }
 
 
-def _guide_star(settings: Settings, where: ExposurePointing, times: tuple) -> dict[str, Any]:
+def _guide_star(where: ExposurePointing, times: tuple) -> dict[str, Any]:
     ra, dec = pointing.offset_position(where.ra_ref, where.dec_ref, -290.0, 180.0)
     values = {
         "gs_order": 1,

@@ -18,6 +18,7 @@ import numpy as np
 from astropy.modeling import Model
 
 from errors import FileFormatError, InputError
+from simulate.samples import Samples
 
 NUMBER_OF_ROWS, NUMBER_OF_COLUMNS = 1024, 1032
 BANDS = ("SHORT", "MEDIUM", "LONG")
@@ -114,30 +115,6 @@ class Optics:
         for number, y, x in self.pixels(threshold):
             wavelength[y, x] = self.slices[number].wavelength(y.astype(float), x.astype(float))
         return wavelength
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Points that sample what each lit pixel sees, by Gauss-Legendre quadrature over pixel and slice width.
-
-    Attributes
-    ----------
-    rows, columns
-        The lit pixels, shape (n,).
-    v2, v3
-        Positions of the samples [arcsec], shape (m, n).
-    wavelength
-        At the telescope [um], shape (m, n).
-    weights
-        Share of each sample, shape (m,); they add up to one.
-    """
-
-    rows: np.ndarray
-    columns: np.ndarray
-    v2: np.ndarray
-    v3: np.ndarray
-    wavelength: np.ndarray
-    weights: np.ndarray
 
 
 def sample_pixels(optics: Optics, across_pixel: int = 2, across_slice: int = 3) -> Samples:

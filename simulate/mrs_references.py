@@ -23,6 +23,7 @@ from simulate.mrs_optics import (
     NUMBER_OF_ROWS,
     Optics,
 )
+from simulate.mrs_plan import MODE
 
 # Cube sampling of each channel, as in the CRDS cubepar files (Law et al. 2023, AJ 166, 45): spaxel [arcsec], wavelength
 # step [um], radii of the regions of influence of the emsm weighting [arcsec, um].
@@ -41,7 +42,7 @@ FULL_FRAME = {
     "FASTAXIS": 1,
     "SLOWAXIS": 2,
 }
-EXPOSURE_TYPE = "MIR_MRS"
+EXPOSURE_TYPE = MODE.exposure_type
 
 
 def write_reference_files(

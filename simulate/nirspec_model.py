@@ -12,7 +12,7 @@ import numpy as np
 from astropy.modeling import Model, models
 
 from simulate.nirspec_optics import NUMBER_OF_SLICES, WAVELENGTHS, Elements
-from simulate.pointing import NRS_V2_REF, NRS_V3_REF
+from simulate.pointing import NRS_APERTURE
 
 # Detectors: pixel [m] and where the first pixel of each lies, mirrored for NRS2 [m].
 PIXEL = 1.8e-5
@@ -212,7 +212,7 @@ def _fore(filter_name: str) -> Model:
 
 def _telescope() -> Model:
     to_arcsec = models.Scale(3600.0) & models.Scale(3600.0)
-    place = models.Shift(NRS_V2_REF) & models.Shift(NRS_V3_REF)
+    place = models.Shift(NRS_APERTURE.v2_ref) & models.Shift(NRS_APERTURE.v3_ref)
     return models.AffineTransformation2D(np.array(_OTE_MATRIX)) | to_arcsec | place
 
 

@@ -40,8 +40,8 @@ WAVELENGTHS = {
     ("G395M", "F290LP"): (2.87, 5.27),
     ("G395H", "F290LP"): (2.87, 5.27),
 }
-# The scene's spectrum starts at 0.6 um at rest: a little beyond, whatever its velocity.
-SHORTEST_WAVELENGTH = 0.602
+# The scene's spectrum starts at 0.6 um at rest: pixels that see shorter wavelengths with a part of a slice stay dark.
+SHORTEST_WAVELENGTH = 0.62
 
 # Reference types of the optics, and which of them there is one of for each grating or filter.
 GEOMETRY_TYPES = (
@@ -214,15 +214,38 @@ class Optics:
     def _to_slice(
         self, number: int, a_out: np.ndarray, b_out: np.ndarray, across: float
     ) -> tuple[np.ndarray, np.ndarray]:
-        table, a_table, b_table = self._slice_table(number, across)
-        along = np.interp(-b_out, b_table, table, left=np.nan, right=np.nan)
-        a_in = np.interp(-b_out, b_table, a_table, left=np.nan, right=np.nan)
-        return along, self.wavelength(a_in, -b_out, a_out)
-
-    def _slice_table(self, number: int, across: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         along = np.linspace(-0.5 - _MARGIN, 0.5 + _MARGIN, _TABLE_POINTS)
-        a, b = self.slice_to_disperser(number, np.full_like(along, across), along)
-        return (along, a, b) if b[-1] > b[0] else (along[::-1], a[::-1], b[::-1])
+        directions = self.slice_to_disperser(number, np.full_like(along, across), along)
+        return self._to_place(along, *directions, a_out, b_out)
+
+    def directions_to_opening(
+        self, along: np.ndarray, x: np.ndarray, y: np.ndarray, a_out: np.ndarray, b_out: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Place along an opening in the plane of the micro-shutters, and wavelength [um], of light that arrives.
+
+        Parameters
+        ----------
+        along, x, y
+            Points of the opening from one end to the other: by what they are called, and where they lie [m].
+        a_out, b_out
+            Directions behind the disperser, from `detector_to_disperser`.
+
+        Returns
+        -------
+        along, wavelength
+            NaN where no light of this opening can arrive.
+        """
+        return self._to_place(along, *self.slit_to_disperser(x, y), a_out, b_out)
+
+    def _to_place(
+        self, along: np.ndarray, a_in: np.ndarray, b_in: np.ndarray, a_out: np.ndarray, b_out: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Which of the points that send light from (a_in, b_in) sees each direction (a_out, b_out), and wavelength."""
+        order = np.argsort(b_in)
+        place, a_in = (
+            np.interp(-b_out, b_in[order], values[order], left=np.nan, right=np.nan) for values in (along, a_in)
+        )
+        return place, self.wavelength(a_in, -b_out, a_out)
 
     def slice_to_v2v3(self, number: int, across: np.ndarray, along: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """V2 and V3 [arcsec] of a place in a slice, in units of its width and length from its middle."""
@@ -324,7 +347,11 @@ def sample_pixels(optics: Optics, along_slice: int = 2, across_slice: int = 3) -
         wavelength = [
             np.repeat(optics._to_slice(number, *directions, u)[1][np.newaxis], along_slice, 0) for u in across
         ]
-        parts.append((pixels, v2, v3, np.concatenate(wavelength)))
+        ahead = optics.detector_to_disperser(pixels.columns + 1.0, pixels.rows.astype(float))
+        width = np.abs(np.log(optics._to_slice(number, *ahead, 0.0)[1] / pixels.wavelength))
+        # At the edge of the detector's or the prism's range there is no next pixel.
+        width = np.where(np.isfinite(width), width, np.nanmedian(width))
+        parts.append((pixels, v2, v3, np.concatenate(wavelength), width))
     shape = (across_slice * along_slice, 0)
     return Samples(
         rows=np.concatenate([np.empty(0, int), *(part[0].rows for part in parts)]),
@@ -333,6 +360,8 @@ def sample_pixels(optics: Optics, along_slice: int = 2, across_slice: int = 3) -
         v3=np.concatenate([np.empty(shape), *(part[2] for part in parts)], axis=1),
         wavelength=np.concatenate([np.empty(shape), *(part[3] for part in parts)], axis=1),
         weights=np.outer(weights_u, weights_y).ravel() / 4,
+        coverage=np.concatenate([np.empty(0), *(part[0].coverage for part in parts)]),
+        width=np.concatenate([np.empty(0), *(part[4] for part in parts)]),
     )
 
 

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from astropy.modeling import models
 
+from simulate.nirspec_optics import NUMBER_OF_COLUMNS, NUMBER_OF_ROWS, REFERENCE_PIXELS, Optics
+
 SHUTTERS = (365, 171)  # of a quadrant, along and across the dispersion
 PITCH = (1.05e-4, 2.04e-4)  # [m]
 OPENING = (7.8e-5, 1.78e-4)  # [m]
@@ -45,6 +47,11 @@ FAILED_OPEN = (
     Shutter(4, 60, 20),
     Shutter(4, 150, 95),
 )
+
+# What shines through a failed shutter: sky and the outskirts of a bright planet [MJy/sr]. What the closed ones let
+# through [DN/s].
+LEAK_RADIANCE = 60.0
+GLOW_RATE = 1.5
 
 
 def corner(quadrant: int) -> tuple[float, float]:
@@ -88,3 +95,39 @@ def operability() -> dict[str, Any]:
         "history": "consistent with the simulated exposures it belongs to",
         "msaoper": [{"Q": s.quadrant, "x": s.column, "y": s.row, **states} for s in FAILED_OPEN],
     }
+
+
+def leaked_radiance(optics: Optics) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The pixels that failed shutters light up.
+
+    Returns
+    -------
+    rows, columns
+        Pixels; one may be there several times.
+    wavelength
+        [um].
+    radiance
+        Mean over the pixel [MJy/sr].
+    """
+    first, last = REFERENCE_PIXELS, NUMBER_OF_ROWS - REFERENCE_PIXELS
+    x, edges = np.meshgrid(np.arange(first, last, 1.0), np.arange(first, last + 1.0) - 0.5)
+    a_out, b_out = optics.detector_to_disperser(x, edges)
+    along = np.linspace(-1.0, 1.0, 41)
+    found = []
+    for shutter in FAILED_OPEN:
+        x_shutter, y_shutter = shutter.place
+        opening = np.full_like(along, x_shutter), y_shutter + along * OPENING[1]
+        place, wavelength = optics.directions_to_opening(along, *opening, a_out, b_out)
+        low, high = np.sort([place[:-1], place[1:]], axis=0)
+        inside = np.clip(np.minimum(high, 0.5) - np.maximum(low, -0.5), 0, None) / (high - low)
+        wavelength = (wavelength[:-1] + wavelength[1:]) / 2
+        seen = (inside > 0) & (wavelength >= optics.light[0]) & (wavelength <= optics.light[1])
+        rows, columns = np.nonzero(seen)
+        found.append((rows + first, columns + first, wavelength[seen], LEAK_RADIANCE * inside[seen]))
+    return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
+
+
+def closed_shutter_glow() -> np.ndarray:
+    """Count rate of the light that closed shutters let through [DN/s], shape (rows, columns): smooth."""
+    y, x = np.indices((NUMBER_OF_ROWS, NUMBER_OF_COLUMNS)) / NUMBER_OF_ROWS - 0.5
+    return GLOW_RATE * (1 - 0.6 * x**2 - 0.8 * y**2)

@@ -13,25 +13,44 @@ import numpy as np
 ARCSEC = np.pi / 180 / 3600
 SPEED_OF_LIGHT = 299792.458  # [km/s]
 
-# Reference point of the aperture MIRIFU_CHANNEL1A, which the headers of all MRS exposures refer to (PRD, SIAF).
-MRS_V2_REF, MRS_V3_REF = -503.654472, -318.742464
-MRS_V3_IDEAL_Y_ANGLE, MRS_PARITY = 8.4, -1
-NRS_V2_REF, NRS_V3_REF = 300.2961, -497.9
 
-# Dither offsets in the aperture's ideal frame [arcsec]: x along the slices, y across them. The first four are an
-# extended-source pattern like that of the instrument: 0.974 arcsec across the slices is a half-integer number of slices
-# in every channel (11/2, 7/2, 5/2, 3/2), 0.49 arcsec a half-integer number of pixels in channels 1 and 2. The small
-# extra steps keep two pairs from repeating the same two rows; the last four halve the steps once more.
-DITHERS = (
-    (-0.245, -0.487),
-    (0.245, 0.487),
-    (0.255, -0.447),
-    (-0.235, 0.527),
-    (-0.375, -0.223),
-    (0.375, 0.223),
-    (0.355, -0.263),
-    (-0.345, 0.263),
-)
+@dataclass(frozen=True)
+class Aperture:
+    """Where an instrument's field lies in the focal plane, and its ideal frame.
+
+    Attributes
+    ----------
+    name
+        As in the SIAF (the telescope's aperture file).
+    v2_ref, v3_ref
+        Reference point, origin of the ideal frame [arcsec].
+    v3_ideal_y_angle
+        Angle of the frame's y axis, from V3 towards V2 [deg].
+    parity
+        1 where x and y are as V2 and V3 are to one another, -1 where they are mirrored.
+    """
+
+    name: str
+    v2_ref: float
+    v3_ref: float
+    v3_ideal_y_angle: float
+    parity: int
+
+    def to_v2v3(self, x: float, y: float) -> tuple[float, float]:
+        """V2, V3 [arcsec] of a position in the ideal frame [arcsec]."""
+        angle = np.deg2rad(self.v3_ideal_y_angle)
+        v2 = self.v2_ref + self.parity * x * np.cos(angle) + y * np.sin(angle)
+        v3 = self.v3_ref - self.parity * x * np.sin(angle) + y * np.cos(angle)
+        return float(v2), float(v3)
+
+    def attitude(self, ra_ref: float, dec_ref: float, roll_ref: float) -> np.ndarray:
+        """The attitude matrix for which the reference point lies at (ra_ref, dec_ref) [deg]; see `attitude_matrix`."""
+        return attitude_matrix(self.v2_ref, self.v3_ref, ra_ref, dec_ref, roll_ref)
+
+
+# The apertures that the headers of all MRS and of all NIRSpec IFU exposures refer to (PRD, SIAF).
+MRS_APERTURE = Aperture("MIRIFU_CHANNEL1A", -503.654472, -318.742464, 8.4, -1)
+NRS_APERTURE = Aperture("NRS_FULL_IFU", 300.2961, -497.9, 138.5746, -1)
 
 
 def attitude_matrix(v2_ref: float, v3_ref: float, ra_ref: float, dec_ref: float, roll_ref: float) -> np.ndarray:
@@ -71,27 +90,17 @@ def sky_to_v2v3(ra: np.ndarray, dec: np.ndarray, attitude: np.ndarray) -> tuple[
     return np.arctan2(y, x) / ARCSEC, np.arctan2(z, np.hypot(x, y)) / ARCSEC
 
 
-def aim(
-    v2: float, v3: float, ra: float, dec: float, roll_ref: float, v2_ref: float = MRS_V2_REF, v3_ref: float = MRS_V3_REF
-) -> tuple[float, float]:
-    """RA and Dec of the reference point [deg] for which the point (v2, v3) [arcsec] looks at (ra, dec) [deg].
+def aim(aperture: Aperture, v2: float, v3: float, ra: float, dec: float, roll_ref: float) -> tuple[float, float]:
+    """RA and Dec of an aperture's reference point [deg] for which the point (v2, v3) [arcsec] looks at (ra, dec).
 
     The two points may be arcminutes apart; solved by iteration to 1e-9 arcsec.
     """
     ra_ref, dec_ref = ra, dec
     for _ in range(6):
-        seen_ra, seen_dec = v2v3_to_sky(v2, v3, attitude_matrix(v2_ref, v3_ref, ra_ref, dec_ref, roll_ref))
+        seen_ra, seen_dec = v2v3_to_sky(v2, v3, aperture.attitude(ra_ref, dec_ref, roll_ref))
         ra_ref += (ra - float(seen_ra) + 180) % 360 - 180
         dec_ref += dec - float(seen_dec)
     return ra_ref % 360, dec_ref
-
-
-def ideal_to_v2v3(x: float, y: float) -> tuple[float, float]:
-    """V2, V3 [arcsec] of a position in the ideal frame of the MRS aperture [arcsec]."""
-    angle = np.deg2rad(MRS_V3_IDEAL_Y_ANGLE)
-    v2 = MRS_V2_REF + MRS_PARITY * x * np.cos(angle) + y * np.sin(angle)
-    v3 = MRS_V3_REF - MRS_PARITY * x * np.sin(angle) + y * np.cos(angle)
-    return float(v2), float(v3)
 
 
 def offset_position(ra: float, dec: float, east: float, north: float) -> tuple[float, float]:
@@ -108,18 +117,20 @@ def misread(ra: float, dec: float, east: float, north: float) -> tuple[float, fl
 
 @dataclass(frozen=True)
 class Aberration:
-    """Differential velocity aberration: sky angles are `scale` times focal-plane angles."""
+    """Differential velocity aberration: sky angles from the aperture's reference point are `scale` times the others."""
 
+    aperture: Aperture
     scale: float
     apparent_ra: float
     apparent_dec: float
 
     def correct(self, v2: np.ndarray, v3: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Focal-plane positions [arcsec] as they would be for a telescope at rest."""
-        return MRS_V2_REF + self.scale * (v2 - MRS_V2_REF), MRS_V3_REF + self.scale * (v3 - MRS_V3_REF)
+        v2_ref, v3_ref = self.aperture.v2_ref, self.aperture.v3_ref
+        return v2_ref + self.scale * (v2 - v2_ref), v3_ref + self.scale * (v3 - v3_ref)
 
 
-def velocity_aberration(ra: float, dec: float, velocity: np.ndarray) -> Aberration:
+def velocity_aberration(aperture: Aperture, ra: float, dec: float, velocity: np.ndarray) -> Aberration:
     """Aberration towards (ra, dec) [deg] for a barycentric velocity [km/s].
 
     With beta = v/c and u the direction, angles on the sky shrink by gamma (1 + beta.u) = VA_SCALE in the moving frame,
@@ -131,6 +142,7 @@ def velocity_aberration(ra: float, dec: float, velocity: np.ndarray) -> Aberrati
     gamma = 1 / np.sqrt(1 - beta @ beta)
     x, y, z = direction / gamma + beta * (1 + gamma * along / (1 + gamma))
     return Aberration(
+        aperture,
         float(gamma * (1 + along)),
         float(np.rad2deg(np.arctan2(y, x)) % 360),
         float(np.rad2deg(np.arctan2(z, np.hypot(x, y)))),

@@ -19,6 +19,10 @@ class Samples:
         At the telescope [um], shape (m, n).
     weights
         Share of each sample, shape (m,); they add up to one.
+    coverage
+        Share of the pixel that is lit at all, shape (n,) or one number.
+    width
+        Range of wavelengths over which a sample is the mean, as a range of ln(wavelength), shape (n,); None: none.
     """
 
     rows: np.ndarray
@@ -27,3 +31,5 @@ class Samples:
     v3: np.ndarray
     wavelength: np.ndarray
     weights: np.ndarray
+    coverage: np.ndarray | float = 1.0
+    width: np.ndarray | None = None

@@ -22,7 +22,17 @@ import numpy as np
 from simulate.bodies import RINGS, get_body
 from simulate.sightlines import Sightlines
 from simulate.snapshot import Snapshot, mrs_fwhm
-from simulate.spectra import LN_PLANET, LN_RING, N_COLUMNS, N_PLANET, RING, component_spectra, draw_lines, ln_doppler
+from simulate.spectra import (
+    LN_PLANET,
+    LN_RING,
+    N_COLUMNS,
+    N_PLANET,
+    RING,
+    component_spectra,
+    draw_lines,
+    ln_doppler,
+    sum_spectra,
+)
 
 _MEAN_DARKENING = 0.45  # of the belts' and spots' contrast towards the limb
 
@@ -92,6 +102,7 @@ class Scene:
         self.absorption_lines, self.emission_lines = (table.reshape(-1, 3) for table in tables[2:])
         self.rings = RINGS.get(self.body.name, ()) if ring_brightness > 0 else ()
         self._spectra: np.ndarray | None = None
+        self._summed_spectra: np.ndarray | None = None
 
     def describe(self) -> dict[str, Any]:
         """Return every parameter, ready for JSON; `from_description` makes the same scene of it."""
@@ -155,6 +166,12 @@ class Scene:
                 self.emission_lines,
             )
         return self._spectra
+
+    def summed_spectra(self) -> np.ndarray:
+        """Return the integrals of `spectra` over ln(wavelength) (`simulate.spectra.sum_spectra`)."""
+        if self._summed_spectra is None:
+            self._summed_spectra = sum_spectra(self.spectra())
+        return self._summed_spectra
 
     def sharp_components(self, view: Sightlines, rays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the components along rays (n, 3) without PSF.

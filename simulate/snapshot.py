@@ -26,6 +26,7 @@ from simulate.spectra import (
     WAVELENGTHS,
     at_rest_wavelength,
     ln_doppler,
+    mean_at_rest_wavelength,
 )
 
 if TYPE_CHECKING:
@@ -140,7 +141,12 @@ class Snapshot:
         return self._spectral_sum(columns, np.log(wavelength.ravel())).reshape(ra.shape)
 
     def radiance(
-        self, ra: np.ndarray, dec: np.ndarray, wavelength: np.ndarray, frame: str = "topocentric"
+        self,
+        ra: np.ndarray,
+        dec: np.ndarray,
+        wavelength: np.ndarray,
+        frame: str = "topocentric",
+        width: np.ndarray | None = None,
     ) -> np.ndarray:
         """Return the radiance through the PSF [MJy/sr].
 
@@ -152,6 +158,8 @@ class Snapshot:
             Wavelengths [um]; the three broadcast against each other.
         frame : 'topocentric' or 'barycentric'
             Wavelengths as they arrive at the observer, or corrected to the solar-system barycentre as in JWST cubes.
+        width : array, optional
+            Range of ln(wavelength) over which the mean is taken; broadcasts against the others. By default, none.
 
         Raises
         ------
@@ -159,6 +167,7 @@ class Snapshot:
             If a position lies outside the field, a wavelength outside 0.6-29 um, or the frame is unknown.
         """
         shape = np.broadcast_shapes(np.shape(ra), np.shape(dec), np.shape(wavelength))
+        widths = None if width is None else np.broadcast_to(width, shape).reshape(-1)
         east, north = (
             np.broadcast_to(o, shape).reshape(-1) for o in self.view.offsets(np.asarray(ra), np.asarray(dec))
         )
@@ -191,7 +200,7 @@ class Snapshot:
             weights = np.concatenate([weights * (1 - blend), weights * blend]).astype(np.float32)
             columns = np.einsum("kn,knc->nc", weights, planes[corners])
             columns[outside] = 0.0
-            out[part] = self._spectral_sum(columns, ln[part])
+            out[part] = self._spectral_sum(columns, ln[part], None if widths is None else widths[part])
         return out.reshape(shape)
 
     def disc_flux_jy(self, wavelength: np.ndarray, rings: bool = False) -> np.ndarray:
@@ -279,14 +288,19 @@ class Snapshot:
             self._planes[rung] = plane
         return self._planes[rung]
 
-    def _spectral_sum(self, columns: np.ndarray, ln: np.ndarray) -> np.ndarray:
+    def _spectral_sum(self, columns: np.ndarray, ln: np.ndarray, width: np.ndarray | None = None) -> np.ndarray:
         """Return components (n, 9) times their spectra, each at its velocity, at ln(topocentric wavelength), (n,)."""
-        spectra = self.scene.spectra()
         rest = ln - ln_doppler(self.radial_velocity)
-        planet = at_rest_wavelength(spectra[:, :N_PLANET], rest - columns[:, LN_PLANET])
+
+        def spectra(part: slice, shift: np.ndarray) -> np.ndarray:
+            if width is None:
+                return at_rest_wavelength(self.scene.spectra()[:, part], rest - shift)
+            return mean_at_rest_wavelength(self.scene.summed_spectra()[:, part], rest - shift, width)
+
+        planet = spectra(slice(N_PLANET), columns[:, LN_PLANET])
         total = np.einsum("nc,nc->n", planet, columns[:, :N_PLANET])
         if self.scene.rings:
-            total += at_rest_wavelength(spectra[:, RING:], rest - columns[:, LN_RING])[:, 0] * columns[:, RING]
+            total += spectra(slice(RING, None), columns[:, LN_RING])[:, 0] * columns[:, RING]
         return total
 
 

@@ -62,6 +62,20 @@ def at_rest_wavelength(table: np.ndarray, ln: np.ndarray) -> np.ndarray:
     return table[row] * (1 - fraction) + table[row + 1] * fraction
 
 
+def sum_spectra(table: np.ndarray) -> np.ndarray:
+    """The integral of each column of a table of spectra over ln(wavelength), from its first row on; same shape."""
+    return np.concatenate([np.zeros((1, table.shape[1])), np.cumsum((table[1:] + table[:-1]) / 2, axis=0) * _LN_STEP])
+
+
+def mean_at_rest_wavelength(summed: np.ndarray, ln: np.ndarray, width: np.ndarray) -> np.ndarray:
+    """Mean of the spectra over `width` about ln(rest wavelength in um), shapes (n,), from `sum_spectra`; (n, columns).
+
+    `width` must be many steps of the table (1e-5): its integral is interpolated linearly.
+    """
+    end, start = at_rest_wavelength(summed, ln + width / 2), at_rest_wavelength(summed, ln - width / 2)
+    return (end - start) / width[:, None]
+
+
 def ln_doppler(velocity: np.ndarray | float) -> np.ndarray | float:
     """Return ln of observed over emitted wavelength, sqrt((1 + b) / (1 - b)), for receding velocities [km/s]."""
     return np.arctanh(np.asarray(velocity) / SPEED_OF_LIGHT)

@@ -11,8 +11,9 @@ from errors import FileFormatError, OptionError
 from remove_groups import group_counts, grouped_path, remove_groups_file
 from simulate.headers import Ephemeris, ExposurePointing, exposure_metadata
 from simulate.kernels import furnish, write_kernels
-from simulate.mrs_plan import Settings, plan_exposures
-from simulate.pointing import velocity_aberration
+from simulate.mrs_plan import MrsSettings
+from simulate.plan import plan_exposures
+from simulate.pointing import MRS_APERTURE, velocity_aberration
 from simulate.uncal import write_uncal
 
 START = "2022-11-13T10:00:00"
@@ -36,11 +37,11 @@ def make(tmp_path_factory, ramp):
     write_kernels(kernels, START, START)
     with furnish(kernels):
         ephemeris = Ephemeris.at(spice.str2et(START))
-    aberration = velocity_aberration(321.4, -16.5, ephemeris.velocity)
+    aberration = velocity_aberration(MRS_APERTURE, 321.4, -16.5, ephemeris.velocity)
     where = ExposurePointing(321.4, -16.5, 72.0, 321.4, -16.5, 0.1, 0.2, aberration, 3e4)
 
     def write(path, groups):
-        settings = Settings(start=START, groups=groups, dithers=1)
+        settings = MrsSettings(start=START, groups=groups, dithers=1)
         exposure = plan_exposures(settings)[0]
         write_uncal(path, ramp[:groups], exposure_metadata(settings, exposure, where, ephemeris, 1))
         return path

@@ -20,12 +20,15 @@ from errors import InputError
 from simulate import mrs_detector, pointing
 from simulate.__main__ import main
 from simulate.crds_cache import CONTEXT, CrdsCache, jwst_reference_types
+from simulate.exposure import simulate_exposure
 from simulate.kernels import furnish
-from simulate.miri import make_settings, simulate_miri
 from simulate.mrs_calibration import build_calibration
-from simulate.mrs_exposure import background_radiance, simulate_exposure
+from simulate.mrs_exposure import MRS, background_radiance
 from simulate.mrs_optics import get_optics
-from simulate.mrs_plan import plan_exposures
+from simulate.mrs_plan import MrsSettings
+from simulate.observation import simulate_observation
+from simulate.plan import make_settings, plan_exposures
+from simulate.pointing import MRS_APERTURE
 from simulate.scene import Scene
 
 SPEED_OF_LIGHT = 299792458.0  # [m/s]
@@ -37,7 +40,9 @@ NAME = "jw01247330001_02101_00001_miri"
 def made(tmp_path_factory) -> Path:
     """Neptune in channels 1 and 2, one dither, two groups, no noise, a pointing error; a blank in the path."""
     root = tmp_path_factory.mktemp("simulated data") / "out"
-    return simulate_miri(root, target="neptune", dithers=1, groups=2, jobs=1, noise=False, pointing_error=(EAST, NORTH))
+    return simulate_observation(
+        MRS, root, target="neptune", dithers=1, groups=2, jobs=1, noise=False, pointing_error=(EAST, NORTH)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -133,10 +138,10 @@ def wcs(made, monkeypatch):
 # crds itself warns about one of its own functions
 @pytest.mark.filterwarnings("ignore:.*get_cache_lock:DeprecationWarning")
 def test_jwst_and_the_telescope_agree_where_each_pixel_looks(wcs, truth):
-    reference = (pointing.MRS_V2_REF, pointing.MRS_V3_REF)
+    reference = (MRS_APERTURE.v2_ref, MRS_APERTURE.v3_ref)
     where = (truth["header_ra_ref"], truth["header_dec_ref"], truth["roll_ref"])
     attitude = pointing.attitude_matrix(*reference, *where)
-    aberration = pointing.Aberration(truth["velocity_aberration_scale"], 0.0, 0.0)
+    aberration = pointing.Aberration(MRS_APERTURE, truth["velocity_aberration_scale"], 0.0, 0.0)
     optics = get_optics("MIRIFUSHORT", "SHORT")
     for number, y, x in optics.pixels(0.8):
         y, x = y[5::501], x[5::501]
@@ -261,12 +266,12 @@ def test_background_rises_with_wavelength():
 
 
 def test_same_seed_same_data(made, tmp_path):
-    settings = [make_settings(target="neptune", groups=2, leakcal=True, seed=seed) for seed in (1, 1, 2)]
+    settings = [make_settings(MrsSettings, target="neptune", groups=2, leakcal=True, seed=seed) for seed in (1, 1, 2)]
     exposure = next(exposure for exposure in plan_exposures(settings[0]) if exposure.role == "leakcal")
     data = []
     for number, setting in enumerate(settings):
         scene = Scene("neptune", made / "kernels", seed=setting.seed)
-        path = simulate_exposure(tmp_path / str(number), setting, exposure, scene, 1)
+        path = simulate_exposure(tmp_path / str(number), MRS, setting, exposure, scene, 1)
         data.append(fits.getdata(path, "SCI"))
     assert np.array_equal(data[0], data[1])
     assert not np.array_equal(data[0], data[2])
@@ -326,7 +331,9 @@ def test_environment_script_survives_blanks_in_the_path(made):
 
 
 def test_plan_names_and_times():
-    settings = make_settings(bands="long,short", detectors=("short", "long"), dithers=3, background=True, leakcal=True)
+    settings = make_settings(
+        MrsSettings, bands="long,short", detectors=("short", "long"), dithers=3, background=True, leakcal=True
+    )
     plan = plan_exposures(settings)
     names = [exposure.name for exposure in plan]
     assert len(set(names)) == len(names) == (3 + 1 + 2) * 4
@@ -334,20 +341,20 @@ def test_plan_names_and_times():
     assert plan[0].delay == plan[1].delay and {plan[0].detector, plan[1].detector} == {"MIRIFUSHORT", "MIRIFULONG"}
     delays = [exposure.delay for exposure in plan]
     assert delays == sorted(delays)
-    assert plan[0].band == "SHORT"
+    assert plan[0].configuration == ("SHORT",)
     backgrounds = [exposure for exposure in plan if exposure.role == "background"]
     assert {exposure.observation for exposure in backgrounds} == {"331"}
     assert {exposure.dither for exposure in backgrounds} == {1, 2}
 
 
 def test_backgrounds_and_leakcals_say_what_they_are(made, tmp_path):
-    settings = make_settings(target="neptune", groups=1, background=True, leakcal=True, dithers=1)
+    settings = make_settings(MrsSettings, target="neptune", groups=1, background=True, leakcal=True, dithers=1)
     scene = Scene("neptune", made / "kernels")
     headers = {}
     for exposure in plan_exposures(settings):
         if exposure.role == "science" or exposure.dither > 1:
             continue
-        headers[exposure.role] = fits.getheader(simulate_exposure(tmp_path, settings, exposure, scene, 4))
+        headers[exposure.role] = fits.getheader(simulate_exposure(tmp_path, MRS, settings, exposure, scene, 4))
         with np.load(tmp_path / "truth" / f"{exposure.name}.npz") as images:
             lit = images["regions"] > 0
             expected = background_radiance(images["wavelength"][lit])
@@ -361,24 +368,24 @@ def test_a_complete_observation_is_not_made_again(made, capsys):
     settings = dict(target="neptune", dithers=1, groups=2, noise=False, pointing_error=(EAST, NORTH))
     before = {path: path.stat().st_mtime_ns for path in made.rglob("*")}
     said = []
-    simulate_miri(made, if_needed=True, report=said.append, **settings)
+    simulate_observation(MRS, made, if_needed=True, report=said.append, **settings)
     assert before == {path: path.stat().st_mtime_ns for path in made.rglob("*")}
     assert "complete" in said[0]
 
 
 def test_an_earlier_simulation_does_not_mix_with_a_new_one(tmp_path, monkeypatch):
-    def quickly(root, settings, exposure, *_):
+    def quickly(root, instrument, settings, exposure, *_):
         path = root / "stage0" / f"{exposure.name}_uncal.fits"
         path.touch()
         return path
 
-    monkeypatch.setattr("simulate.miri._expose", quickly)
-    monkeypatch.setattr("simulate.miri._write_cache", lambda root, settings: root / "truth")
+    monkeypatch.setattr("simulate.observation._expose", quickly)
+    monkeypatch.setattr("simulate.observation._write_cache", lambda root, *_: root / "truth")
     own = tmp_path / "stage0" / "jw00001001001_02101_00001_nrs1_uncal.fits"
     own.parent.mkdir()
     own.touch()
-    simulate_miri(tmp_path, dithers=3, jobs=1)
-    simulate_miri(tmp_path, dithers=2, jobs=1)
+    simulate_observation(MRS, tmp_path, dithers=3, jobs=1)
+    simulate_observation(MRS, tmp_path, dithers=2, jobs=1)
     names = {path.name for path in (tmp_path / "stage0").iterdir()}
     assert names == {
         own.name,
@@ -416,11 +423,11 @@ def test_bad_options_get_one_sentence_and_status_2(tmp_path, capsys, arguments, 
 
 def test_geometry_and_kernels_that_lack_something_are_refused(tmp_path):
     with pytest.raises(InputError, match="has no distortion file for MIRIFUSHORT SHORT"):
-        simulate_miri(tmp_path / "out", geometry=tmp_path)
+        simulate_observation(MRS, tmp_path / "out", geometry=tmp_path)
     with pytest.raises(InputError, match="do not give saturn and JWST"):
-        simulate_miri(tmp_path / "out", kernels=tmp_path)
+        simulate_observation(MRS, tmp_path / "out", kernels=tmp_path)
     with pytest.raises(InputError, match="not a setting"):
-        make_settings(ditherz=3)
+        make_settings(MrsSettings, ditherz=3)
 
 
 def test_the_command_line_is_light_and_takes_both_spellings():

@@ -23,6 +23,8 @@ from simulate.mrs_optics import (
     read_optics,
     sample_pixels,
 )
+from simulate.mrs_plan import DITHERS
+from simulate.pointing import MRS_APERTURE
 
 REAL_GEOMETRY = SHARED_DATA / "mrs_geometry"
 SETTINGS = [(detector, band) for detector in CHANNELS_OF_DETECTOR for band in BANDS]
@@ -170,7 +172,7 @@ def test_attitude_agrees_with_sky_offset_frames(ra, dec, roll):
 def test_attitude_agrees_with_jwst():
     from jwst.assign_wcs.pointing import _v23tosky, compute_roll_ref
 
-    reference = (pointing.MRS_V2_REF, pointing.MRS_V3_REF)
+    reference = (MRS_APERTURE.v2_ref, MRS_APERTURE.v3_ref)
     attitude = pointing.attitude_matrix(*reference, 359.9999, -14.9, 72.0)
     theirs = _v23tosky(reference[0] / 3600, reference[1] / 3600, 72.0, 359.9999, -14.9)
     v2, v3 = np.array([-500.0, -510.0, 0.0]), np.array([-320.0, -310.0, 0.0])
@@ -181,8 +183,8 @@ def test_attitude_agrees_with_jwst():
 
 def test_aim_puts_a_point_of_the_focal_plane_onto_a_place_on_the_sky():
     v2, v3, ra, dec = -400.0, -250.0, 0.01, 71.0
-    ra_ref, dec_ref = pointing.aim(v2, v3, ra, dec, 33.0)
-    attitude = pointing.attitude_matrix(pointing.MRS_V2_REF, pointing.MRS_V3_REF, ra_ref, dec_ref, 33.0)
+    ra_ref, dec_ref = pointing.aim(MRS_APERTURE, v2, v3, ra, dec, 33.0)
+    attitude = pointing.attitude_matrix(MRS_APERTURE.v2_ref, MRS_APERTURE.v3_ref, ra_ref, dec_ref, 33.0)
     seen = SkyCoord(*pointing.v2v3_to_sky(v2, v3, attitude), unit="deg")
     assert seen.separation(SkyCoord(ra, dec, unit="deg")).to_value("mas") < 1e-3
 
@@ -202,14 +204,14 @@ def test_offset_positions_are_where_astropy_puts_them():
 def test_velocity_aberration_agrees_with_stcal():
     from stcal.velocity_aberration import compute_va_effects
 
-    got = pointing.velocity_aberration(321.0, -16.0, np.array([10.0, -25.0, 6.0]))
+    got = pointing.velocity_aberration(MRS_APERTURE, 321.0, -16.0, np.array([10.0, -25.0, 6.0]))
     expected = compute_va_effects(10.0, -25.0, 6.0, 321.0, -16.0)
     assert_allclose((got.scale, got.apparent_ra, got.apparent_dec), expected, rtol=1e-12)
 
 
 def test_dithers_sample_the_slices_at_half_integer_steps():
-    (x1, y1), (x2, y2) = pointing.DITHERS[:2]
+    (x1, y1), (x2, y2) = DITHERS[:2]
     for width in (0.1772, 0.2797, 0.3898, 0.656):
         assert_allclose(abs(y2 - y1) / width % 1, 0.5, atol=0.02)
     assert_allclose(abs(x2 - x1) / 0.195 % 1, 0.5, atol=0.06)
-    assert len(set(pointing.DITHERS)) == len(pointing.DITHERS)
+    assert len(set(DITHERS)) == len(DITHERS)

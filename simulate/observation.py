@@ -1,4 +1,4 @@
-"""A simulated MIRI/MRS observation: raw ramps, reference files, kernels and truth in one directory.
+"""A simulated observation: raw ramps, reference files, kernels and truth in one directory.
 
 OUT/stage0/*_uncal.fits     raw exposures, as the archive has them
 OUT/crds/                   CRDS cache for the real `jwst`
@@ -6,18 +6,17 @@ OUT/kernels/                SPICE kernels
 OUT/truth/                  scene.json, observation.json; per exposure a .json (pointing) and a .npz (images)
 OUT/environment.sh          sets CRDS and kernel paths: `. OUT/environment.sh`
 
-from simulate.miri import simulate_miri
-simulate_miri("demo", target="saturn", dithers=4)
+from simulate.mrs_exposure import MRS
+from simulate.observation import simulate_observation
+simulate_observation(MRS, "demo", target="saturn", dithers=4)
 """
 
 import json
 import os
 import shlex
 import shutil
-import warnings
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import fields
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -25,12 +24,14 @@ from typing import Any
 from errors import InputError, OptionError
 from files import written_whole
 from simulate.crds_cache import CONTEXT, SERVER_URL
-from simulate.mrs_plan import DETECTOR_OF_NAME, Exposure, Settings, check_settings, plan_exposures
+from simulate.exposure import Instrument, simulate_exposure
+from simulate.plan import Exposure, Settings, make_settings, plan_exposures
 
 DESCRIPTION = Path("truth") / "observation.json"
 
 
-def simulate_miri(
+def simulate_observation(
+    instrument: Instrument,
     out: str | Path,
     *,
     jobs: int | None = None,
@@ -38,10 +39,12 @@ def simulate_miri(
     report: Callable[[str], None] = lambda line: None,
     **settings: Any,
 ) -> Path:
-    """Simulate a MIRI/MRS observation of a solar-system body.
+    """Simulate an observation of a solar-system body.
 
     Parameters
     ----------
+    instrument
+        `simulate.mrs_exposure.MRS` or `simulate.nirspec_exposure.NIRSPEC`.
     out
         Directory to fill; an earlier simulation in it is replaced, other files are left alone.
     jobs
@@ -51,7 +54,7 @@ def simulate_miri(
     report
         Called with a line of text about each part that is made.
     **settings
-        See `simulate.mrs_plan.Settings`; sequences may be lists, directories strings.
+        See `simulate.plan.Settings` and the instrument's own; sequences may be lists, directories strings.
 
     Returns
     -------
@@ -64,7 +67,7 @@ def simulate_miri(
         If a setting is not possible, with one sentence that says why.
     """
     root = Path(out).expanduser().resolve()
-    checked = make_settings(**settings)
+    checked = make_settings(instrument.settings, **settings)
     exposures = plan_exposures(checked)
     if jobs is not None and jobs < 1:
         raise OptionError(f"--jobs {jobs} must be 1 or more.")
@@ -73,19 +76,19 @@ def simulate_miri(
     if if_needed and _is_complete(root, checked, exposures):
         report(f"{root}: complete, nothing to do")
         return root
-    _check_geometry(checked, exposures)
+    instrument.check_geometry(checked, exposures)
     _remove_previous(root)
     description = {"settings": checked.describe(), "exposures": [exposure.name for exposure in exposures]}
     _write_json(root / DESCRIPTION, description | {"complete": False})
     (root / "stage0").mkdir(parents=True, exist_ok=True)
-    kernels = _prepare_kernels(root, checked, exposures)
-    scene = _make_scene(checked, kernels)
+    kernels = _prepare_kernels(root, instrument, checked, exposures)
+    scene = instrument.make_scene(checked, kernels)
     _write_json(root / "truth" / "scene.json", scene.describe())
     report(f"kernels/  {checked.target} and JWST" if checked.kernels is None else f"kernels of {kernels}")
     parts: list[tuple[Callable[..., Path], tuple]] = [
-        (_expose, (root, checked, exposure, kernels, len(exposures))) for exposure in exposures
+        (_expose, (root, instrument, checked, exposure, kernels, len(exposures))) for exposure in exposures
     ]
-    parts.append((_write_cache, (root, checked)))
+    parts.append((_write_cache, (root, instrument, checked)))
     for path in _run(parts, min(jobs or os.cpu_count() or 1, len(parts))):
         report(f"{path.relative_to(root)}  {_size(path)}")
     _write_environment(root, kernels)
@@ -94,55 +97,7 @@ def simulate_miri(
     return root
 
 
-def make_settings(**values: Any) -> Settings:
-    """Settings from loosely typed values, checked.
-
-    Raises
-    ------
-    InputError
-        If a name or value is not possible.
-    """
-    from astropy.time import Time
-
-    known = {item.name for item in fields(Settings)}
-    for name in values:
-        if name not in known:
-            raise OptionError(f"{name!r} is not a setting: the settings are {', '.join(sorted(known))}.")
-    for name in ("bands", "detectors"):
-        if name in values:
-            given = values[name]
-            parts = given.split(",") if isinstance(given, str) else given
-            values[name] = tuple(part.strip().lower() for part in parts if part.strip())
-    for name in ("geometry", "kernels"):
-        if values.get(name) is not None:
-            values[name] = Path(values[name]).expanduser().resolve()
-    if "pointing_error" in values:
-        values["pointing_error"] = tuple(float(part) for part in values["pointing_error"])
-        if len(values["pointing_error"]) != 2:
-            raise OptionError("--pointing_error needs two numbers, east and north in arcsec: '0.35,-0.2'.")
-    settings = Settings(**values)
-    try:
-        with warnings.catch_warnings():
-            # ERFA warns of years without leap seconds; those that matter are refused below.
-            warnings.simplefilter("ignore")
-            start = Time(settings.start, scale="utc")
-    except ValueError as error:
-        raise OptionError(f"--start {settings.start!r} is not a date: write it like '2022-11-13T10:00:00'.") from error
-    if not 1990 < start.jyear < 2050:
-        raise OptionError(f"--start {settings.start!r} must lie in 1990-2050.")
-    check_settings(settings)
-    return settings
-
-
-def _check_geometry(settings: Settings, exposures: Iterable[Exposure]) -> None:
-    if settings.geometry is not None:
-        from simulate.mrs_optics import geometry_files
-
-        for detector, band in sorted({(exposure.detector, exposure.band) for exposure in exposures}):
-            geometry_files(settings.geometry, detector, band)
-
-
-def _prepare_kernels(root: Path, settings: Settings, exposures: list[Exposure]) -> Path:
+def _prepare_kernels(root: Path, instrument: Instrument, settings: Settings, exposures: list[Exposure]) -> Path:
     """The directory of kernels to use; our own are written."""
     import spiceypy as spice
     from spiceypy.utils.exceptions import SpiceyError
@@ -156,7 +111,7 @@ def _prepare_kernels(root: Path, settings: Settings, exposures: list[Exposure]) 
         return root / "kernels"
     try:
         for time in (first, last):
-            _make_scene(settings, settings.kernels).snapshot(time.isot)
+            instrument.make_scene(settings, settings.kernels).snapshot(time.isot)
             with furnish(settings.kernels):
                 Ephemeris.at(spice.str2et(time.isot))
     except (SpiceyError, FileNotFoundError) as error:
@@ -168,31 +123,15 @@ def _prepare_kernels(root: Path, settings: Settings, exposures: list[Exposure]) 
     return settings.kernels
 
 
-def _make_scene(settings: Settings, kernels: Path):
-    from simulate.mrs_exposure import AMPLITUDE
-    from simulate.scene import Scene
-
-    return Scene(settings.target, kernels, seed=settings.seed, amplitude=AMPLITUDE * settings.scale)
-
-
-def _expose(root: Path, settings: Settings, exposure: Exposure, kernels: Path, total_exposures: int) -> Path:
-    from simulate.mrs_exposure import simulate_exposure
-
-    return simulate_exposure(root, settings, exposure, _make_scene(settings, kernels), total_exposures)
+def _expose(
+    root: Path, instrument: Instrument, settings: Settings, exposure: Exposure, kernels: Path, total_exposures: int
+) -> Path:
+    scene = instrument.make_scene(settings, kernels)
+    return simulate_exposure(root, instrument, settings, exposure, scene, total_exposures)
 
 
-def _write_cache(root: Path, settings: Settings) -> Path:
-    from simulate.mrs_calibration import build_calibration
-    from simulate.mrs_optics import get_optics
-    from simulate.mrs_references import write_reference_files
-
-    def all_settings():
-        for detector in settings.detectors:
-            for band in settings.bands:
-                optics = get_optics(DETECTOR_OF_NAME[detector], band.upper(), settings.geometry)
-                yield optics, build_calibration(optics, settings.stripes, settings.residual_fringes)
-
-    write_reference_files(root / "crds", all_settings(), groups=settings.groups)
+def _write_cache(root: Path, instrument: Instrument, settings: Settings) -> Path:
+    instrument.write_references(root / "crds", settings)
     return root / "crds"
 
 
