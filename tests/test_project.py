@@ -19,7 +19,14 @@ def test_the_package_metadata_name_every_module():
 
 @pytest.mark.parametrize(
     "arguments",
-    [["miri_pipeline.py"], ["navigate.py"], ["despike.py"], ["summary_animation.py"], ["-m", "simulate", "miri"]],
+    [
+        ["miri_pipeline.py"],
+        ["navigate.py"],
+        ["despike.py"],
+        ["summary_animation.py"],
+        ["-m", "simulate", "miri"],
+        ["-m", "simulate", "nirspec"],
+    ],
 )
 def test_help_loads_nothing_heavy(arguments):
     result = subprocess.run(
