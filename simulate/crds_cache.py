@@ -20,7 +20,8 @@ from astropy.io import fits
 
 from files import written_whole
 
-CONTEXT = "jwst_9001.pmap"
+# Names differ between the instruments, since CRDS keeps the mappings of a process by their names.
+CONTEXTS = {"MIRI": "jwst_9001.pmap", "NIRSPEC": "jwst_9002.pmap"}
 SERVER_URL = "https://crds-serverless-mode.stsci.edu"
 USE_AFTER = "2021-01-01 00:00:00"
 DETECTOR, CHANNEL, BAND = "META.INSTRUMENT.DETECTOR", "META.INSTRUMENT.CHANNEL", "META.INSTRUMENT.BAND"
@@ -157,7 +158,7 @@ class CrdsCache:
 
     def finish(self, reference_types: Iterable[str]) -> None:
         """Write the mappings and the configuration; types in `reference_types` without a file are answered 'N/A'."""
-        instrument = self.instrument.lower()
+        instrument, context = self.instrument.lower(), CONTEXTS[self.instrument]
         selector = dict.fromkeys(reference_types, "N/A")
         for reference_type, selection in self._selections.items():
             name = f"jwst_{instrument}_{reference_type}_0001.rmap"
@@ -170,7 +171,7 @@ class CrdsCache:
             _selector_text(dict(sorted(selector.items()))),
         )
         self._write_mapping(
-            CONTEXT,
+            context,
             {"mapping": "PIPELINE", "parkey": ("META.INSTRUMENT.NAME",)},
             _selector_text({self.instrument: instrument_mapping}),
         )
@@ -179,9 +180,9 @@ class CrdsCache:
             "status": "simulated observatory",
             "connected": False,
             "force_remote_mode": False,
-            "operational_context": CONTEXT,
-            "latest_context": CONTEXT,
-            "edit_context": CONTEXT,
+            "operational_context": context,
+            "latest_context": context,
+            "edit_context": context,
             "bad_files": "",
             "bad_files_list": [],
             "mappings": [],

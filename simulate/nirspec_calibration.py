@@ -11,7 +11,8 @@ from functools import lru_cache
 import numpy as np
 
 from simulate.nirspec_detector import DETECTORS, SHAPE
-from simulate.nirspec_optics import WAVELENGTHS, Optics
+from simulate.nirspec_elements import WAVELENGTHS
+from simulate.nirspec_optics import Optics
 
 PIXEL_AREA = 0.01  # nominal solid angle of a pixel, as in the reference files [arcsec2]
 STERADIAN = (np.pi / 180 / 3600) ** 2  # one arcsec2

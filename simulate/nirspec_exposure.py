@@ -10,7 +10,8 @@ import numpy as np
 from simulate import nirspec_detector
 from simulate.exposure import Instrument
 from simulate.nirspec_calibration import nirspec_fwhm, response
-from simulate.nirspec_optics import Optics, geometry_files, get_optics, sample_pixels
+from simulate.nirspec_elements import geometry_files
+from simulate.nirspec_optics import Optics, get_optics, sample_pixels
 from simulate.nirspec_plan import NirspecSettings
 from simulate.nirspec_shutters import closed_shutter_glow, leaked_radiance
 from simulate.plan import Exposure

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from astropy.modeling import Model, models
 
-from simulate.nirspec_optics import NUMBER_OF_SLICES, WAVELENGTHS, Elements
+from simulate.nirspec_elements import WAVELENGTHS, Elements
+from simulate.nirspec_optics import NUMBER_OF_SLICES
 from simulate.pointing import NRS_APERTURE
 
 # Detectors: pixel [m] and where the first pixel of each lies, mirrored for NRS2 [m].

@@ -4,8 +4,15 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from errors import OptionError
-from simulate.nirspec_detector import FRAME_TIME, NUMBER_OF_OUTPUTS, READ_AXES
-from simulate.nirspec_optics import DETECTORS, NUMBER_OF_COLUMNS, NUMBER_OF_ROWS, WAVELENGTHS, get_elements
+from simulate.nirspec_detector import (
+    DETECTORS,
+    FRAME_TIME,
+    NUMBER_OF_COLUMNS,
+    NUMBER_OF_OUTPUTS,
+    NUMBER_OF_ROWS,
+    READ_AXES,
+)
+from simulate.nirspec_elements import WAVELENGTHS, get_elements
 from simulate.plan import Exposure, Mode, Settings, check_names
 from simulate.pointing import NRS_APERTURE
 

@@ -25,15 +25,8 @@ from simulate.nirspec_calibration import (
     relative_conversion,
     spectrograph_flat,
 )
-from simulate.nirspec_optics import (
-    GEOMETRY_TYPES,
-    NUMBER_OF_SLICES,
-    OF_FILTER,
-    OF_GRATING,
-    WAVELENGTHS,
-    Elements,
-    Optics,
-)
+from simulate.nirspec_elements import GEOMETRY_TYPES, OF_FILTER, OF_GRATING, WAVELENGTHS, Elements
+from simulate.nirspec_optics import NUMBER_OF_SLICES, Optics
 from simulate.nirspec_plan import MODE
 from simulate.nirspec_shutters import operability, shutter_tables
 

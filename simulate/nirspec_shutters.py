@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from astropy.modeling import models
 
-from simulate.nirspec_optics import NUMBER_OF_COLUMNS, NUMBER_OF_ROWS, REFERENCE_PIXELS, Optics
+from simulate.nirspec_detector import NUMBER_OF_COLUMNS, NUMBER_OF_ROWS, REFERENCE_PIXELS
+from simulate.nirspec_optics import Optics
 
 SHUTTERS = (365, 171)  # of a quadrant, along and across the dispersion
 PITCH = (1.05e-4, 2.04e-4)  # [m]

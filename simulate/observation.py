@@ -23,7 +23,7 @@ from typing import Any
 
 from errors import InputError, OptionError
 from files import written_whole
-from simulate.crds_cache import CONTEXT, SERVER_URL
+from simulate.crds_cache import CONTEXTS, SERVER_URL
 from simulate.exposure import Instrument, simulate_exposure
 from simulate.plan import Exposure, Settings, make_settings, plan_exposures
 
@@ -91,7 +91,7 @@ def simulate_observation(
     parts.append((_write_cache, (root, instrument, checked)))
     for path in _run(parts, min(jobs or os.cpu_count() or 1, len(parts))):
         report(f"{path.relative_to(root)}  {_size(path)}")
-    _write_environment(root, kernels)
+    _write_environment(root, kernels, _context(checked))
     _write_json(root / DESCRIPTION, description | {"complete": True})
     report(f"truth/  what went in; start with '. {shlex.quote(str(root / 'environment.sh'))}'")
     return root
@@ -160,16 +160,20 @@ def _use_one_thread() -> None:
     threadpool_limits(1)
 
 
-def _write_environment(root: Path, kernels: Path) -> None:
+def _write_environment(root: Path, kernels: Path, context: str) -> None:
     variables = {
         "CRDS_PATH": str(root / "crds"),
-        "CRDS_CONTEXT": CONTEXT,
+        "CRDS_CONTEXT": context,
         "CRDS_SERVER_URL": SERVER_URL,
         "PLANETMAPPER_KERNEL_PATH": str(kernels),
     }
     lines = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
     with written_whole(root / "environment.sh") as temporary:
         temporary.write_text("\n".join(["# Use the simulated observatory: . environment.sh", *lines, ""]))
+
+
+def _context(settings: Settings) -> str:
+    return CONTEXTS[settings.mode.instrument]
 
 
 def _read_description(root: Path) -> dict[str, Any]:
@@ -181,7 +185,7 @@ def _read_description(root: Path) -> dict[str, Any]:
 
 def _is_complete(root: Path, settings: Settings, exposures: list[Exposure]) -> bool:
     description = _read_description(root)
-    expected = [root / "environment.sh", root / "crds" / "mappings" / "jwst" / CONTEXT]
+    expected = [root / "environment.sh", root / "crds" / "mappings" / "jwst" / _context(settings)]
     expected += [root / "stage0" / f"{exposure.name}_uncal.fits" for exposure in exposures]
     if settings.kernels is None:
         expected.append(root / "kernels")

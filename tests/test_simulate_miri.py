@@ -14,12 +14,13 @@ from astropy.io import fits
 from astropy.time import Time
 from conftest import ROOT, SHARED_DATA, read_environment, run
 from numpy.testing import assert_allclose
+from truth import read_exposure_truth, read_raw_header
 
 from command_line import run_command
 from errors import InputError
 from simulate import mrs_detector, pointing
 from simulate.__main__ import main
-from simulate.crds_cache import CONTEXT, CrdsCache, jwst_reference_types
+from simulate.crds_cache import CONTEXTS, CrdsCache, jwst_reference_types
 from simulate.exposure import simulate_exposure
 from simulate.kernels import furnish
 from simulate.mrs_calibration import build_calibration
@@ -47,15 +48,12 @@ def made(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def header(made) -> fits.Header:
-    path = made / "stage0" / f"{NAME}fushort_uncal.fits"
-    return fits.getheader(path) + fits.getheader(path, "SCI")
+    return read_raw_header(made, f"{NAME}fushort")
 
 
 @pytest.fixture(scope="module")
 def truth(made) -> dict:
-    facts = json.loads((made / "truth" / f"{NAME}fushort.json").read_text())
-    with np.load(made / "truth" / f"{NAME}fushort.npz") as images:
-        return facts | {name: images[name] for name in images}
+    return read_exposure_truth(made, f"{NAME}fushort")
 
 
 # --- headers
@@ -304,7 +302,7 @@ def test_crds_finds_the_references_of_an_exposure(made, monkeypatch):
     with datamodels.open(made / "stage0" / f"{NAME}fushort_uncal.fits") as model:
         parameters = model.get_crds_parameters()
     types = ["distortion", "photom", "dark", "cubepar", "mask", "fringe", "wavelengthrange", "ipc"]
-    found = getreferences(parameters, reftypes=types, observatory="jwst", context=CONTEXT)
+    found = getreferences(parameters, reftypes=types, observatory="jwst", context=CONTEXTS["MIRI"])
     assert found.pop("ipc").startswith("NOT FOUND")
     for reference_type, path in found.items():
         assert Path(path).is_file() and f"_{reference_type}_" in Path(path).name
@@ -316,7 +314,7 @@ def test_a_spoilt_mapping_is_noticed(tmp_path):
 
     cache = CrdsCache(tmp_path, "MIRI")
     cache.finish(["mask"])
-    path = tmp_path / "mappings" / "jwst" / CONTEXT
+    path = tmp_path / "mappings" / "jwst" / CONTEXTS["MIRI"]
     path.write_text(path.read_text().replace("'MIRI'", "'NIRI'"))
     with pytest.raises(ChecksumError):
         rmap.Mapping.from_file(str(path))

@@ -1,6 +1,5 @@
 """The simulated NIRSpec exposures: headers, ramps, 1/f noise, leaks, reference files and the command."""
 
-import json
 import re
 from pathlib import Path
 
@@ -9,12 +8,13 @@ import pytest
 from astropy.io import fits
 from conftest import SHARED_DATA, read_environment
 from numpy.testing import assert_allclose
+from truth import read_exposure_truth, read_raw_header
 
 from command_line import run_command
 from errors import InputError
 from simulate import nirspec_detector
 from simulate.__main__ import main
-from simulate.crds_cache import CONTEXT, jwst_reference_types
+from simulate.crds_cache import CONTEXTS, jwst_reference_types
 from simulate.nirspec_calibration import nirspec_fwhm
 from simulate.nirspec_exposure import NIRSPEC, background_radiance
 from simulate.nirspec_optics import get_optics
@@ -37,15 +37,12 @@ def made(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def header(made) -> fits.Header:
-    path = made / "stage0" / f"{NAME}_uncal.fits"
-    return fits.getheader(path) + fits.getheader(path, "SCI")
+    return read_raw_header(made, NAME)
 
 
 @pytest.fixture(scope="module")
 def truth(made) -> dict:
-    facts = json.loads((made / "truth" / f"{NAME}.json").read_text())
-    with np.load(made / "truth" / f"{NAME}.npz") as images:
-        return facts | {name: images[name] for name in images}
+    return read_exposure_truth(made, NAME)
 
 
 # --- headers
@@ -270,7 +267,7 @@ def test_crds_finds_the_references_of_an_exposure(made, monkeypatch):
         parameters = model.get_crds_parameters()
     types = [name for name, mapping in selector.items() if mapping != "N/A"]
     assert len(types) > 25
-    found = getreferences(parameters, reftypes=types, observatory="jwst", context=CONTEXT)
+    found = getreferences(parameters, reftypes=types, observatory="jwst", context=CONTEXTS["NIRSPEC"])
     for reference_type, path in found.items():
         assert Path(path).is_file() and f"_{reference_type}_" in Path(path).name
 

@@ -11,17 +11,9 @@ from numpy.testing import assert_allclose
 from errors import FileFormatError, InputError
 from simulate import pointing
 from simulate.crds_cache import CrdsCache
+from simulate.nirspec_elements import WAVELENGTHS, geometry_files, get_elements
 from simulate.nirspec_model import slice_position
-from simulate.nirspec_optics import (
-    NUMBER_OF_SLICES,
-    SHORTEST_WAVELENGTH,
-    WAVELENGTHS,
-    Optics,
-    geometry_files,
-    get_elements,
-    get_optics,
-    sample_pixels,
-)
+from simulate.nirspec_optics import NUMBER_OF_SLICES, SHORTEST_WAVELENGTH, Optics, get_optics, sample_pixels
 from simulate.nirspec_references import add_geometry
 from simulate.pointing import NRS_APERTURE
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from astropy.io import fits
 from scipy.ndimage import binary_erosion
 
 from cubes import Cube, celestial_wcs, read_cube, spaxel_scale
@@ -28,6 +29,19 @@ def read_scene(root: Path, kernels: Path | None = None, **changes) -> Scene:
     """The scene of a simulated observation, with some of its parameters changed if wanted."""
     description = json.loads((root / "truth" / "scene.json").read_text())
     return Scene.from_description(description | changes, kernels or root / "kernels")
+
+
+def read_raw_header(root: Path, name: str) -> fits.Header:
+    """The primary header of a simulated exposure and that of its ramp."""
+    path = root / "stage0" / f"{name}_uncal.fits"
+    return fits.getheader(path) + fits.getheader(path, "SCI")
+
+
+def read_exposure_truth(root: Path, name: str) -> dict:
+    """What is true of a simulated exposure: facts and images."""
+    facts = json.loads((root / "truth" / f"{name}.json").read_text())
+    with np.load(root / "truth" / f"{name}.npz") as images:
+        return facts | {name: images[name] for name in images}
 
 
 @dataclass
