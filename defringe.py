@@ -96,23 +96,24 @@ def defringe_cube(
     if good is not None:
         usable &= good
     spectra = _spectra(sci, usable)
-    factors, corrected = np.ones(spectra.shape), np.zeros(len(spectra), dtype=bool)
     if lines is not None:
-        spectra = spectra / _spectra(lines, usable)
-    for low, high in wavelength_ranges or [(-np.inf, np.inf)]:
-        within = (wavelength >= low) & (wavelength <= high)
-        factors[:, within], fitted = fringe_factors(
-            spectra[:, within],
-            wavelength[within],
-            channel,
-            dichroic_only=dichroic_only,
-            max_amplitude=max_amplitude,
-            clip_sigma=clip_sigma,
-            ignore_regions=ignore_regions,
-        )
-        corrected |= fitted
+        spectra /= lines.reshape(len(lines), -1).T
+    options = {
+        "dichroic_only": dichroic_only,
+        "max_amplitude": max_amplitude,
+        "clip_sigma": clip_sigma,
+        "ignore_regions": ignore_regions,
+    }
+    if wavelength_ranges:
+        factors, corrected = np.ones_like(spectra), np.zeros(len(spectra), dtype=bool)
+        for low, high in wavelength_ranges:
+            within = (wavelength >= low) & (wavelength <= high)
+            factors[:, within], fitted = fringe_factors(spectra[:, within], wavelength[within], channel, **options)
+            corrected |= fitted
+    else:
+        factors, corrected = fringe_factors(spectra, wavelength, channel, **options)
     factors = factors.T.reshape(sci.shape)
-    sci, err = ((values * factors).astype(values.dtype) for values in (sci, err))
+    sci, err = ((values * factors).astype(values.dtype, copy=False) for values in (sci, err))
     return sci, err, corrected.reshape(sci.shape[1:])
 
 

@@ -42,7 +42,7 @@ MINIMUM_WEIGHT = 1e-5
 NO_WEIGHT = 1e-8
 EVIDENCE_GAIN = 1.0  # in log10
 
-BATCH = 64  # spectra whose periodograms are computed together
+BATCH = 16  # spectra whose periodograms are computed together
 
 _CANNOT_FIT = (FitError, ValueError, RuntimeError, IndexError, ZeroDivisionError, np.linalg.LinAlgError)
 
@@ -79,7 +79,7 @@ def fringe_factors(
     Returns
     -------
     factors
-        (spectrum, wavelength) float64; exactly 1 where nothing was changed.
+        (spectrum, wavelength), of the type of `spectra`; exactly 1 where nothing was changed.
     corrected
         (spectrum,) False for spectra that could not be fitted.
 
@@ -89,7 +89,7 @@ def fringe_factors(
         If the channel has no such fringes.
     """
     fringes = fringes_of(channel, dichroic_only)
-    factors, corrected = np.ones(spectra.shape), np.zeros(len(spectra), dtype=bool)
+    factors, corrected = np.ones_like(spectra), np.zeros(len(spectra), dtype=bool)
     wavenumber = 1e4 / np.asarray(wavelength, dtype=float)
     with_data = np.flatnonzero(np.any(spectra > 0, axis=1))
     if with_data.size == 0:

@@ -11,14 +11,14 @@ all.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.linalg.lapack import dgesv
 
 PERIOD_STEP = 1e-3  # cm-1
-_BLOCK = 500  # periods whose products are held at a time
+_BLOCK = 250  # periods whose products are held at a time
 
 TOLERANCE = 1e-4
 ITERATIONS_PER_PARAMETER = 1000
@@ -61,23 +61,31 @@ class Periodogram:
     def mask_sums(self, masks: np.ndarray) -> tuple[np.ndarray, ...]:
         """CC, SS and CS, each (series, period), over the values where `masks` (series, n) are 1 and not 0."""
         count = masks.sum(axis=1, keepdims=True)
-        cosine, sine = masks @ self._cos / count, masks @ self._sin / count
-        cos_cos, cos_sin = np.empty(cosine.shape), np.empty(cosine.shape)
-        for start in range(0, self.periods.size, _BLOCK):
-            block = slice(start, start + _BLOCK)
-            cos_cos[:, block] = masks @ self._cos[:, block] ** 2 / count
-            cos_sin[:, block] = masks @ (self._cos[:, block] * self._sin[:, block]) / count
-        return cos_cos - cosine**2, 1 - cos_cos - sine**2, cos_sin - cosine * sine
+        sums = np.empty((3, len(masks), self.periods.size))
+        for block in self._blocks():
+            cosines, sines = self._cos[:, block], self._sin[:, block]
+            cosine, sine = masks @ cosines / count, masks @ sines / count
+            cos_cos = masks @ cosines**2 / count
+            sums[0, :, block] = cos_cos - cosine**2
+            sums[1, :, block] = 1 - cos_cos - sine**2
+            sums[2, :, block] = masks @ (cosines * sines) / count - cosine * sine
+        return tuple(sums)
+
+    def _blocks(self) -> Iterator[slice]:
+        return (slice(start, start + _BLOCK) for start in range(0, self.periods.size, _BLOCK))
 
     def power(self, values: np.ndarray, masks: np.ndarray, sums: Sequence[np.ndarray]) -> np.ndarray:
         """Power (series, period) of values (series, n); `sums` are those of the masks."""
-        cos_cos, sin_sin, cos_sin = sums
         count = masks.sum(axis=1, keepdims=True)
         values = (values - (values * masks).sum(axis=1, keepdims=True) / count) * masks
-        y_cos, y_sin = values @ self._cos / count, values @ self._sin / count
         y_y = (values**2).sum(axis=1, keepdims=True) / count
-        power = y_cos**2 * sin_sin + y_sin**2 * cos_cos - 2 * y_cos * y_sin * cos_sin
-        return power / (y_y * (cos_cos * sin_sin - cos_sin**2))
+        power = np.empty((len(values), self.periods.size))
+        for block in self._blocks():
+            cos_cos, sin_sin, cos_sin = (part[:, block] for part in sums)
+            y_cos, y_sin = values @ self._cos[:, block] / count, values @ self._sin[:, block] / count
+            power[:, block] = y_cos**2 * sin_sin + y_sin**2 * cos_cos - 2 * y_cos * y_sin * cos_sin
+            power[:, block] /= y_y * (cos_cos * sin_sin - cos_sin**2)
+        return power
 
 
 @dataclass(frozen=True)

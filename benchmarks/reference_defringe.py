@@ -35,13 +35,16 @@ def reference_defringe(
     failed
         (y, x) bool, where the library gave up with an exception; these spectra are as they were.
     """
+    from BayesicFitting import ConvergenceError
+
+    cannot_fit = (ConvergenceError, ValueError, RuntimeError, IndexError, ZeroDivisionError, np.linalg.LinAlgError)
     usable = np.isfinite(sci) & (True if good is None else good)
     out, failed = sci.astype(float), np.zeros(sci.shape[1:], dtype=bool)
     for y, x in np.ndindex(sci.shape[1:]):
         here = usable[:, y, x]
         try:
             corrected = reference_spectrum(np.where(here, sci[:, y, x], np.nan), wavelength, channel, **options)
-        except Exception:
+        except cannot_fit:
             failed[y, x] = True
             continue
         out[here, y, x] = corrected[here]

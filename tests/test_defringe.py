@@ -4,6 +4,7 @@ Systematic errors are meant where accuracies are asked for: fringes are multipli
 `fringes * factors - 1` is what is left of them without the noise.
 """
 
+import tracemalloc
 import warnings
 from pathlib import Path
 
@@ -300,6 +301,24 @@ def test_options_have_the_meaning_they_have_in_the_library():
         )
     with pytest.raises(ValueError, match="no dichroic fringe"):
         fringe_factors(spectra, wavelength, 2, dichroic_only=True)
+
+
+def test_memory_stays_below_four_cubes(cube_path, tmp_path):
+    """A full field, in which a few spectra are bright enough to be fitted: the others cost memory, but no time."""
+    cube = read_cube(cube_path)
+    for name in ("SCI", "ERR", "DQ", "WMAP"):
+        cube.hdul[name].data = np.tile(cube.hdul[name].data, (1, 6, 6))[:, :45, :41]
+    cube.sci[:, np.arange(45 * 41).reshape(45, 41) % 50 > 0] = np.nan
+    write_cube(cube, tmp_path / "in_s3d.fits")
+    defringe_1d_file(cube_path, tmp_path / "first_s3d.fits", wavelength_ranges=[(5.0, 5.1)], shared_lines=True)
+    tracemalloc.start()
+    try:
+        facts = defringe_1d_file(tmp_path / "in_s3d.fits", tmp_path / "out_s3d.fits", shared_lines=True)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert facts["corrected"] > 20
+    assert peak < 4 * (tmp_path / "in_s3d.fits").stat().st_size
 
 
 def test_file_is_the_input_and_the_correction(cube_path, tmp_path):
