@@ -8,7 +8,9 @@ each position along it. So the logarithm of the spectra, less a smooth continuum
 
 with v_k the strongest principal components of the differences to the median. A component is of the lines unless a
 single sine of a fringe's period makes up a good part of it (its Lomb-Scargle power): fringes give pairs of nearly pure
-sines, lines give about a tenth. Median and components of lines make the line model; the fringes are in the rest.
+sines, lines give less than a tenth. Median and components of lines make the line model; the fringes are in the rest.
+
+What fringes of amplitude A in N slices have in common by chance goes with the lines: A / sqrt(2 N) rms is left of them.
 """
 
 from collections.abc import Sequence
@@ -26,7 +28,7 @@ CONTINUUM_SIGMA = 8.0
 # The most components, the least rms of one (relative to the continuum), and the power of a sine that makes it a fringe.
 MAX_COMPONENTS = 10
 MINIMUM_RMS = 0.002
-FRINGE_POWER = 0.2
+FRINGE_POWER = 0.12
 # Differences to the median are clipped at so many of their standard deviations, for bad values' sake.
 CLIP = 5.0
 

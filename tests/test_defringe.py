@@ -229,8 +229,8 @@ def test_lines_that_spectra_share_are_not_taken_for_fringes(channel, kernels, tm
     assert correction_rms(before, out, corrected)[1] < correction_rms(before, plain, plain_corrected)[1]
 
 
-@pytest.mark.parametrize("channel", ["1A", "2A", "3A", "4C"])
-def test_on_measured_spectra_of_saturn(channel):
+@pytest.mark.parametrize(("channel", "limit"), [("1A", 0.004), ("2A", 0.003), ("3A", 0.003), ("4C", 0.005)])
+def test_on_measured_spectra_of_saturn(channel, limit):
     """Zonal means of Saturn from 60 S to the pole, as a field of 24 slices, with fringes of 2 % put on."""
     folder = SATURN / f"channel_{channel}"
     if not folder.is_dir():
@@ -248,7 +248,7 @@ def test_on_measured_spectra_of_saturn(channel):
     rows = zones[low] * (1 - (place - low))[:, None] + zones[low + 1] * (place - low)[:, None]
     sci = np.repeat(rows.T[:, :, None], shape[1], axis=2) / np.median(rows) * 1e3
     sci *= 1 + np.random.default_rng(0).standard_normal(sci.shape) / 300
-    fringes = fringes_like_the_simulator(wavelength, shape, spaxels_per_slice=1)
+    fringes = fringes_like_the_simulator(wavelength, shape, spaxels_per_slice=1, seed=41)
     sci *= fringes
     lines = find_lines(sci, wavelength, int(channel[0]), np.ones(sci.shape, bool))
     columns = slice(2, None, 9)
@@ -257,7 +257,8 @@ def test_on_measured_spectra_of_saturn(channel):
     )
     left = fringes[..., columns] * out / sci[..., columns] - 1
     # The measured spectra have residual fringes of their own (4C most), which no one can tell from the lines.
-    assert np.median(left.std(axis=0)) < 0.005
+    assert np.median(left.std(axis=0)) < limit
+    assert np.abs([part.mean(axis=0) for part in np.array_split(left, 8)]).mean() < 1e-3
 
 
 def test_shared_lines_need_enough_bright_spectra():
