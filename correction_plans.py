@@ -135,8 +135,8 @@ def plan_desaturate(products: Iterable[Product], options: Options, *, versions: 
         yield Made(task, [dataclasses.replace(whole[0], path=out)], members)
 
 
-def plan_flat(products: Iterable[Product], options: Options, *, versions: Versions) -> Iterator[Made]:
-    """Flat-fielded cubes in `stage4_flat/`, by the user's flats or by ones constructed from this observation's dithers.
+def plan_flat(products: Iterable[Product], options: Options, *, versions: Versions, stage: str) -> Iterator[Made]:
+    """Flat-fielded cubes, by the user's flats or by ones constructed from this observation's dithers.
 
     A `combined` cube is divided by the mean of its dithers' flats.
     """
@@ -160,7 +160,7 @@ def plan_flat(products: Iterable[Product], options: Options, *, versions: Versio
             function = "flat_field:flat_field_combined_file"
             droppable = tuple(p.path for p in singles if (p.tile, *_flat_key(p)) == (product.tile, *_flat_key(product)))
             arguments["dither_paths"] = list(droppable)
-        out = options.root / "stage4_flat" / product.directory / product.path.name
+        out = options.root / stage / product.directory / product.path.name
         task = _one_to_one("flat", function, product, out, arguments, versions)
         task = dataclasses.replace(task, inputs=(*inputs, *droppable))
         if droppable:

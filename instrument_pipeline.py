@@ -24,13 +24,12 @@ from correction_plans import LEAST_DITHERS_FOR_FLAT
 from cubes import SOFTWARE_VERSION
 from errors import DataRootError, OptionError
 from instruments import Instrument
-from observations import ExposureRoles, find_exposures
+from observations import Exposure, ExposureRoles, find_exposures
 from pipeline import Plan, RunResult, Task, check_disk_space, pending_tasks, run_plan
 from pipeline_input import Input, find_input
 from reduction import Options, Product, Step
 
 JWST_STAGES = ("stage1", "stage2", "stage3")
-VARIANT_SWITCHES = ("background_subtract", "defringe", "defringe_1d", "correct_psf")
 # The functions whose parameters `step_kwargs` takes, for steps that are not stages of `jwst`.
 STEP_FUNCTIONS = {
     "remove_groups": "remove_groups:remove_groups_file",
@@ -180,7 +179,7 @@ def _check_options(instrument: Instrument, options: Options) -> None:
         raise OptionError(
             f"--cube_build_weighting: {options.cube_build_weighting!r} is unknown; take one of {', '.join(WEIGHTINGS)}."
         )
-    for name in VARIANT_SWITCHES:
+    for name in instrument.switches:
         if getattr(options, name) not in (True, False, "both"):
             raise OptionError(f"{name} is {getattr(options, name)!r}; take True, False or 'both'.")
     if options.desaturate not in (True, False, "ramp"):
@@ -222,7 +221,7 @@ def _check_function_parameters(step: str, parameters: Mapping[str, Any]) -> None
 def make_plan(instrument: Instrument, options: Options, active: Sequence[str], found: Input) -> tuple[Plan, list[str]]:
     """Plan the run; also give what the user should be told about its input."""
     roles = found.roles
-    messages = [f"{e.path.name} is left out: {e.exposure_type} is no integral-field exposure" for e in roles.left_out]
+    messages = [f"{e.path.name} is left out: {_why_left_out(instrument, e)}" for e in roles.left_out]
     backgrounds = _background_rates(options)
     modes = {mode for mode, _ in backgrounds} | {exposure.mode for exposure in roles.background}
     if options.background_subtract is True or options.background_path is not None:
@@ -233,6 +232,12 @@ def make_plan(instrument: Instrument, options: Options, active: Sequence[str], f
     steps = _steps(instrument, options, backgrounds, active)
     tasks = reduction.plan_steps(steps, active, found.products, options)
     return Plan(root=options.root, steps=tuple(active), tasks=tuple(tasks)), messages
+
+
+def _why_left_out(instrument: Instrument, exposure: Exposure) -> str:
+    if exposure.exposure_type != instrument.exposure_type:
+        return f"{exposure.exposure_type} is no integral-field exposure"
+    return f"no light of {exposure.grating}/{exposure.filter} falls on {exposure.detector}"
 
 
 def _too_few_dithers(roles: ExposureRoles) -> list[str]:
@@ -264,7 +269,11 @@ def _steps(
         stage_plans.plan_stage2, defaults=instrument.stage2_defaults, background_rates=backgrounds, versions=jwst
     )
     stage3 = partial(
-        stage_plans.plan_stage3, defaults=instrument.stage3_defaults, bands=instrument.bands, versions=jwst
+        stage_plans.plan_stage3,
+        defaults=instrument.stage3_defaults,
+        bands=instrument.bands,
+        gigabytes=instrument.stage3_gigabytes,
+        versions=jwst,
     )
     plans = {
         "stage1": ("uncal", stage1),
@@ -275,7 +284,7 @@ def _steps(
         "defringe_1d": ("cube", partial(correction_plans.plan_defringe_1d, versions=jwst | own)),
         "psf": ("cube", partial(correction_plans.plan_psf, versions=geometric)),
         "desaturate": ("cube", partial(correction_plans.plan_desaturate, versions=own)),
-        "flat": ("cube", partial(correction_plans.plan_flat, versions=own)),
+        "flat": ("cube", partial(correction_plans.plan_flat, versions=own, stage=instrument.flat_stage)),
         "despike": ("cube", partial(correction_plans.plan_despike, versions=own, stage=instrument.despike_stage)),
         "navigate": ("cube", partial(stage_plans.plan_navigate, versions=geometric)),
         "plot": ("cube", partial(stage_plans.plan_plot, prefix=instrument.plot_prefix, versions=geometric)),

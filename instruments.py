@@ -24,20 +24,30 @@ class Instrument:
         The steps in their order.
     bands
         Names of the cubes that an exposure contributes to: ['ch1-short', 'ch2-short'].
+    sees_light
+        Whether an exposure's detector sees any of its spectra; others are left out.
     stage1_defaults, stage2_defaults, stage3_defaults
         Parameters of the `jwst` steps where ours differ from the package's.
     plot_prefix
         First part of the name of a cube's plot and animation.
-    despike_stage
-        Directory of the despiked cubes.
+    switches
+        The variant switches that it has, of `pipeline_command.SWITCHES`.
+    stage3_gigabytes
+        Memory that a task of stage 3 needs [GB], of the number of its exposures.
+    flat_stage, despike_stage
+        Directories of the flat-fielded and of the despiked cubes.
     """
 
     name: str
     exposure_type: str
     step_names: tuple[str, ...]
     bands: Callable[[Exposure], Sequence[str]]
+    sees_light: Callable[[Exposure], bool]
     stage1_defaults: Callable[[Exposure], StepDefaults]
     stage2_defaults: StepDefaults
     stage3_defaults: StepDefaults
     plot_prefix: Callable[[Product], str]
+    switches: tuple[str, ...]
+    stage3_gigabytes: Callable[[int], float]
+    flat_stage: str
     despike_stage: str

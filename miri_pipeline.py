@@ -64,6 +64,7 @@ MIRI = Instrument(
     exposure_type="MIR_MRS",
     step_names=STEPS,
     bands=bands,
+    sees_light=lambda exposure: True,
     stage1_defaults=stage1_defaults,
     # Cubes are built in stage 3 only; a planet has no one-dimensional spectrum to extract.
     stage2_defaults={"cube_build": {"skip": True}, "extract_1d": {"skip": True}},
@@ -73,6 +74,9 @@ MIRI = Instrument(
         "spectral_leak": {"skip": True},
     },
     plot_prefix=plot_prefix,
+    switches=("background_subtract", "defringe", "defringe_1d", "correct_psf"),
+    stage3_gigabytes=lambda members: 0.5 + 0.6 * members,
+    flat_stage="stage4_flat",
     despike_stage="stage5_despike",
 )
 

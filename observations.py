@@ -7,7 +7,7 @@ Keywords as in the JWST keyword dictionary.
 
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -171,14 +171,17 @@ class ExposureRoles:
         return [*self.science, *self.background, *self.imprint]
 
 
-def sort_by_role(exposures: Iterable[Exposure], exposure_type: str) -> ExposureRoles:
+def sort_by_role(
+    exposures: Iterable[Exposure], exposure_type: str, sees_light: Callable[[Exposure], bool] = lambda exposure: True
+) -> ExposureRoles:
     """Tell science, dedicated background (BKGDTARG) and leakcal (IS_IMPRT) exposures apart.
 
-    Exposures of another type than `exposure_type` (target acquisition, simultaneous imaging) are left out.
+    Exposures of another type than `exposure_type` (target acquisition, simultaneous imaging), and those of detectors
+    that their setting's light does not reach, are left out.
     """
     roles = ExposureRoles([], [], [], [])
     for exposure in exposures:
-        if exposure.exposure_type != exposure_type:
+        if exposure.exposure_type != exposure_type or not sees_light(exposure):
             roles.left_out.append(exposure)
         elif exposure.is_imprint:
             roles.imprint.append(exposure)

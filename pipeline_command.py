@@ -11,6 +11,14 @@ from errors import OptionError
 from instrument_pipeline import WEIGHTINGS, run_pipeline
 from instruments import Instrument
 
+# Default and help of each variant switch.
+SWITCHES: dict[str, tuple[bool | str, str]] = {
+    "background_subtract": ("both", "subtract the background, where there is one"),
+    "defringe": (False, "correct residual fringes of the calibrated exposures (2-D)"),
+    "defringe_1d": ("both", "correct residual fringes of the cubes' spectra (1-D)"),
+    "correct_psf": (False, "divide by the darkening of the limb by the PSF"),
+}
+
 
 def add_switch(parser: ArgumentParser, name: str, default: bool | str, help_text: str) -> None:
     """Add `--name`, `--no-name` and `--both-name` for a variant: yes, no or both."""
@@ -55,15 +63,8 @@ def make_parser(instrument: Instrument, program: str) -> ArgumentParser:
     )
     parser.add_flag("overwrite", action="store_true", help="make everything anew, also what is done")
     parser.add_flag("dry_run", action="store_true", help="print what would be done and stop")
-    switches = [("background_subtract", "both", "subtract the background, where there is one")]
-    if instrument.name == "MIRI":
-        switches += [
-            ("defringe", False, "correct residual fringes of the calibrated exposures (2-D)"),
-            ("defringe_1d", "both", "correct residual fringes of the cubes' spectra (1-D)"),
-            ("correct_psf", False, "divide by the darkening of the limb by the PSF"),
-        ]
-    for name, default, text in switches:
-        add_switch(parser, name, default, text)
+    for name in instrument.switches:
+        add_switch(parser, name, *SWITCHES[name])
     parser.add_flag(
         "desaturate",
         nargs="?",

@@ -125,7 +125,7 @@ def _usable(
     if not exposures:
         raise errors[0]
     _check_instrument(instrument, exposures)
-    roles = sort_by_role(exposures, instrument.exposure_type)
+    roles = sort_by_role(exposures, instrument.exposure_type, instrument.sees_light)
     if not roles.science and not roles.background:
         types = ", ".join(sorted({exposure.exposure_type for exposure in exposures}))
         raise DataRootError(

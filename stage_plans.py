@@ -124,6 +124,7 @@ def plan_stage3(
     *,
     defaults: Mapping[str, Mapping[str, Any]],
     bands: Callable[[Exposure], Sequence[str]],
+    gigabytes: Callable[[int], float],
     versions: Mapping[str, str],
 ) -> Iterator[Made]:
     """Cubes of every dither, tile, setting and variant, and of all dithers combined where there is more than one."""
@@ -138,7 +139,8 @@ def plan_stage3(
         if len(dithers) > 1:
             places[COMBINED] = members
         for place, chosen in places.items():
-            yield _stage3_task(place, tile, chosen, options, defaults, bands, versions)
+            task, cubes = _stage3_task(place, tile, chosen, options, defaults, bands, versions)
+            yield Made(dataclasses.replace(task, memory=gigabytes(len(chosen)) * GIGABYTE), cubes)
 
 
 def _stage3_task(
@@ -149,7 +151,7 @@ def _stage3_task(
     defaults: Mapping[str, Mapping[str, Any]],
     bands: Callable[[Exposure], Sequence[str]],
     versions: Mapping[str, str],
-) -> Made:
+) -> tuple[Task, list[Product]]:
     first = members[0]
     name = f"Level3_{tile}" if tile else "Level3"
     cubes = [
@@ -158,8 +160,10 @@ def _stage3_task(
     ]
     directory = first.base(options.root) / "stage3" / cubes[0].directory
     cubes = [dataclasses.replace(cube, path=directory / f"{name}_{cube.band}_s3d.fits") for cube in cubes]
-    # `jwst` compares exposures with one another to find outliers; in a single one there is nothing to compare.
-    single = {"outlier_detection": {"skip": True}} if len(members) == 1 else {}
+    # `jwst` compares exposures with one another to find outliers; in a single dither there is nothing to compare, also
+    # where two detectors saw it.
+    alone = len({product.exposure.dither for product in members}) == 1
+    single = {"outlier_detection": {"skip": True}} if alone else {}
     weighting = {"cube_build": {"weighting": options.cube_build_weighting}}
     inputs = tuple(product.path for product in members)
     task = Task(
@@ -174,10 +178,9 @@ def _stage3_task(
         inputs=inputs,
         outputs=tuple(cube.path for cube in cubes),
         versions=dict(versions),
-        memory=(0.5 + 0.6 * len(members)) * GIGABYTE,
         minimum_inputs=1 if len(members) > 1 else None,
     )
-    return Made(task, cubes)
+    return task, cubes
 
 
 def plan_navigate(products: Iterable[Product], options: Options, *, versions: Mapping[str, str]) -> Iterator[Made]:

@@ -21,6 +21,7 @@ def test_the_package_metadata_name_every_module():
     "arguments",
     [
         ["miri_pipeline.py"],
+        ["nirspec_pipeline.py"],
         ["navigate.py"],
         ["despike.py"],
         ["summary_animation.py"],
@@ -38,7 +39,14 @@ def test_help_loads_nothing_heavy(arguments):
 
 
 def test_steps_import_nothing_of_the_engine_and_the_engine_no_step():
-    planning = {"correction_plans", "instrument_pipeline", "miri_pipeline", "reduction", "stage_plans"}
+    planning = {
+        "correction_plans",
+        "instrument_pipeline",
+        "miri_pipeline",
+        "nirspec_pipeline",
+        "reduction",
+        "stage_plans",
+    }
     for name in set(MODULES) - planning:
         assert not re.search(r"^\s*(from|import) pipeline\b", (ROOT / f"{name}.py").read_text(), re.MULTILINE), name
     for path in (ROOT / "pipeline").glob("*.py"):

@@ -1,0 +1,96 @@
+"""Reduce NIRSpec IFU observations of solar-system targets, from raw ramps to navigated cubes and plots.
+
+    python nirspec_pipeline.py /data/uranus
+    python nirspec_pipeline.py /data/uranus --skip_steps plot --parallel 0.5
+
+In: `ROOT/stage0/*_uncal.fits` of NRS1 and NRS2. Out, all in ROOT: `stage1/*_rate.fits`, `stage2/*_cal.fits`,
+`stage3/{d1, d2, ..., combined}/Level3_g395h-f290lp_s3d.fits` with backplanes in `..._s3d_nav.fits`, `plots/`, `logs/`.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import instrument_pipeline
+import pipeline_command
+from instruments import Instrument
+from observations import Exposure
+from pipeline import RunResult
+from reduction import Product
+
+STEPS = (
+    "remove_groups",
+    "stage1",
+    "stage2",
+    "stage3",
+    "navigate",
+    "psf",
+    "desaturate",
+    "despike",
+    "flat",
+    "plot",
+    "animate",
+)
+# Settings whose spectra end before NRS2 (JDox, "NIRSpec IFU Spectroscopy").
+ONLY_ON_NRS1 = ("PRISM", "G140M", "G235M", "G395M")
+
+
+def bands(exposure: Exposure) -> list[str]:
+    """The one cube that both detectors contribute to, as `jwst` names it: ['g395h-f290lp']."""
+    return [f"{exposure.grating}-{exposure.filter}".lower()]
+
+
+def sees_light(exposure: Exposure) -> bool:
+    """Whether the spectra of the exposure's setting reach its detector."""
+    if exposure.detector != "NRS2":
+        return True
+    return exposure.grating not in ONLY_ON_NRS1 and (exposure.grating, exposure.filter) != ("G140H", "F070LP")
+
+
+def stage1_defaults(exposure: Exposure) -> dict[str, dict[str, Any]]:
+    """Parameters of `Detector1Pipeline`: 1/f noise is fitted where no slice and no shutter lets light in."""
+    return {"clean_flicker_noise": {"skip": False, "mask_science_regions": True}}
+
+
+def plot_prefix(product: Product) -> str:
+    """None: the cube's name has the grating and the filter."""
+    return ""
+
+
+NIRSPEC = Instrument(
+    name="NIRSPEC",
+    exposure_type="NRS_IFU",
+    step_names=STEPS,
+    bands=bands,
+    sees_light=sees_light,
+    stage1_defaults=stage1_defaults,
+    # Cubes are built in stage 3 only; a planet has no one-dimensional spectrum to extract.
+    stage2_defaults={"cube_build": {"skip": True}, "extract_1d": {"skip": True}},
+    stage3_defaults={
+        "cube_build": {"output_type": "band", "coord_system": "ifualign"},
+        # The usual kernel takes 10 GB for four dithers of a high-resolution grating.
+        "outlier_detection": {"kernel_size": "3 3"},
+        "extract_1d": {"skip": True},
+        "spectral_leak": {"skip": True},
+    },
+    plot_prefix=plot_prefix,
+    switches=("background_subtract", "correct_psf"),
+    stage3_gigabytes=lambda members: 2.0 + 1.0 * members,
+    flat_stage="stage5_flat",
+    despike_stage="stage4_despike",
+)
+
+
+def run_pipeline(root_path: str | Path, **options: Any) -> RunResult | None:
+    """Reduce the NIRSpec IFU observation in a folder; the options are those of `instrument_pipeline.run_pipeline`."""
+    return instrument_pipeline.run_pipeline(NIRSPEC, root_path, **options)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; see `python nirspec_pipeline.py --help`."""
+    return pipeline_command.main(NIRSPEC, "nirspec_pipeline.py", argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
