@@ -1,4 +1,5 @@
 # make demo    reduce a simulated observation of Saturn from raw ramps to navigated cubes, in demo/
+# make demo-nirspec   the same with NIRSpec and Neptune, in demo-nirspec/
 # make test    run the tests
 # make bench   print how fast each step is
 # make lint    check style and format
@@ -9,11 +10,15 @@ PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 
-.PHONY: demo test bench lint images clean
+.PHONY: demo demo-nirspec test bench lint images clean
 
 demo: .venv/installed
 	$(BIN)/python -m simulate miri demo --if-needed
 	. demo/environment.sh && $(BIN)/python miri_pipeline.py demo --parallel
+
+demo-nirspec: .venv/installed
+	$(BIN)/python -m simulate nirspec demo-nirspec --if-needed
+	. demo-nirspec/environment.sh && $(BIN)/python nirspec_pipeline.py demo-nirspec --parallel
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest
@@ -32,7 +37,7 @@ images: demo
 	$(BIN)/python images/make_images.py
 
 clean:
-	rm -rf demo
+	rm -rf demo demo-nirspec
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
