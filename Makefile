@@ -24,7 +24,7 @@ test: .venv/installed-dev
 	$(BIN)/python -m pytest
 
 bench: .venv/installed
-	$(BIN)/python -m benchmarks; $(BIN)/python -m benchmarks.bench_desaturate; $(BIN)/python -m benchmarks.bench_defringe
+	$(BIN)/python -m benchmarks
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
