@@ -71,7 +71,7 @@ class Schedule:
         # An ascending list is a heap already.
         while self._ready or self._pending or self._running:
             self._fill_executor()
-            if self._running:
+            if self._running or self._pending:
                 for outcome in self._executor.wait(POLL_S):
                     self._take(outcome)
                 self._progress.refresh()
@@ -87,20 +87,18 @@ class Schedule:
             self._hashes.save()
 
     def _fill_executor(self) -> None:
-        while len(self._running) < self._executor.capacity and (self._pending or self._ready):
-            if not self._pending:
-                job = self._decide(heapq.heappop(self._ready))
-                if job is not None:
-                    self._pending.append(job)
-            if self._pending:
-                if not self._fits(self._pending[0]):
-                    return
-                self._submit(self._pending.pop(0))
+        while True:
+            for job in self._pending[: self._executor.lookahead]:
+                if self._executor.fits(job, self._running.values()):
+                    self._pending.remove(job)
+                    self._submit(job)
+            full = len(self._running) >= self._executor.capacity or len(self._pending) >= self._executor.lookahead
+            if full or not self._ready:
+                return
+            job = self._decide(heapq.heappop(self._ready))
+            if job is not None:
+                self._pending.append(job)
             self._save()
-
-    def _fits(self, job: Job) -> bool:
-        used = sum(other.memory for other in self._running.values())
-        return not self._running or used + job.memory <= self._executor.memory
 
     def _submit(self, job: Job) -> None:
         self._running[job.number] = job
@@ -186,7 +184,7 @@ class Schedule:
         number = outcome.number
         job, result = self._running.pop(number), self._results[number]
         if outcome.lost and job.attempt < ATTEMPTS:
-            result.notes.append(f"{outcome.error}; run again, alone")
+            result.notes.append(f"{outcome.error}; run again")
             self._pending.insert(0, replace(job, attempt=job.attempt + 1, memory=math.inf))
             return
         result.seconds, result.peak_memory = outcome.seconds, outcome.peak_memory

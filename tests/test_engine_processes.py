@@ -143,7 +143,7 @@ def test_a_killed_task_is_run_once_more_on_a_fresh_worker(tmp_path):
     result = run_plan(plan, parallel=2, quiet=True)
     assert result.exit_status == 0
     assert (tmp_path / "step/phoenix").read_text() == "survived"
-    assert result.done[0].notes == ["worker killed (out of memory?); run again, alone"]
+    assert result.done[0].notes == ["worker killed (out of memory?); run again"]
     assert "attempt 1" in plan.logs[0].read_text()
     assert "attempt 2" in plan.logs[0].read_text()
 
