@@ -46,6 +46,6 @@ clean:
 	$(BIN)/python -m pip install --quiet --requirement requirements.txt
 	touch $@
 
-.venv/installed-dev: requirements-dev.txt .venv/installed
+.venv/installed-dev: requirements-dev.txt requirements-cluster.txt .venv/installed
 	$(BIN)/python -m pip install --quiet --requirement requirements-dev.txt
 	touch $@

@@ -45,6 +45,8 @@ class TaskResult:
         Why it failed or did not run, in one line.
     seconds, peak_memory
         Time taken [s] (of the earlier run for a skipped task), and largest resident memory [bytes], 0 where unknown.
+    host
+        The machine it ran on, '' where unknown.
     missing
         Inputs it was made without.
     facts, notes, warnings
@@ -59,6 +61,7 @@ class TaskResult:
     error: str | None = None
     seconds: float = 0.0
     peak_memory: int = 0
+    host: str = ""
     missing: list[Path] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -122,6 +125,7 @@ class RunLog:
                 "error": result.error,
                 "seconds": round(result.seconds, 3),
                 "peak_memory": result.peak_memory,
+                "host": result.host,
                 "missing": [relative_name(path, root) for path in result.missing],
                 "notes": result.notes,
                 "warnings": result.warnings,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.console import Progress, format_table
-from pipeline.executors import Executor, make_executor
+from pipeline.executors import Executor, ExecutorLost, make_executor
 from pipeline.housekeeping import remove_partial_files, root_lock
 from pipeline.plan import Plan, Task
 from pipeline.records import ContentHashes, Records, source_digest
@@ -127,7 +127,7 @@ def run_plan(
     Returns
     -------
     RunResult
-        Also after Ctrl-C, with exit status 130.
+        Also after Ctrl-C, with exit status 130, and where a cluster was lost, with 1.
 
     Raises
     ------
@@ -157,6 +157,7 @@ def run_plan(
         progress = Progress(Counter(task.step for task in plan.tasks), quiet, verbose)
         schedule = Schedule(plan, executor, results, progress, log, overwrite)
         status, exit_status = "stopped by an error", 1
+        stopped: list[str] = []
         try:
             schedule.run()
             executor.close()
@@ -164,15 +165,16 @@ def run_plan(
             status, exit_status = "finished", int(bad or bool(unusable_inputs))
         except KeyboardInterrupt:
             status, exit_status = "interrupted", INTERRUPT_STATUS
+            stopped = ["interrupted: the same command goes on where this run ended"]
+        except ExecutorLost as error:
+            stopped = [f"stopped: {error}; the same command goes on where this run ended"]
         finally:
             executor.terminate()
             progress.close()
             schedule.stop()
             remove_partial_files(plan.root, directories, executor.processes())
             log.finish(status, exit_status)
-    messages = [*unusable_inputs, log.error] if log.error else list(unusable_inputs)
-    if status == "interrupted":
-        messages.append("interrupted: the same command goes on where this run ended")
+    messages = [*unusable_inputs, *([log.error] if log.error else []), *stopped]
     result = RunResult(exit_status, results, format_table(results, plan.steps, plan.root, messages), messages)
     text = format_table(results, plan.steps, plan.root, messages, brief=True) if quiet else result.table
     if text:

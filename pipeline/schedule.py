@@ -188,7 +188,7 @@ class Schedule:
             self._pending.insert(0, replace(job, attempt=job.attempt + 1, memory=math.inf))
             return
         result.seconds, result.peak_memory = outcome.seconds, outcome.peak_memory
-        result.facts = outcome.facts
+        result.facts, result.host = outcome.facts, outcome.host
         result.notes += outcome.notes
         for path, entry in outcome.hashes.items():
             self._hashes.remember(path, entry)

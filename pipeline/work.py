@@ -7,7 +7,9 @@ import importlib
 import inspect
 import json
 import math
+import os
 import resource
+import socket
 import sys
 import time
 import traceback
@@ -77,6 +79,8 @@ class Outcome:
         Whether the process that ran it died.
     seconds, peak_memory
         Time taken [s], and largest resident memory of its process [bytes], 0 where unknown.
+    host, process
+        Where it ran: name of the machine, and number of the process there; '' and 0 where unknown.
     facts, notes, warnings
         What the function returned.
     hashes
@@ -88,6 +92,8 @@ class Outcome:
     lost: bool = False
     seconds: float = 0.0
     peak_memory: int = 0
+    host: str = ""
+    process: int = 0
     facts: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -111,7 +117,7 @@ def run_job(job: Job, threads: int | None = None) -> Outcome:
     Outcome
         Exceptions and `SystemExit` end up in `error`; `KeyboardInterrupt` is not caught.
     """
-    outcome = Outcome(job.number)
+    outcome = Outcome(job.number, host=socket.gethostname(), process=os.getpid())
     _reset_peak_memory()
     start = time.perf_counter()
     try:

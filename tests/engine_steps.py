@@ -110,6 +110,12 @@ def die(path_out: Path) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def kill_dask_worker(path_out: Path) -> None:
+    """Kill what this process was started by, and wait for the end."""
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(60)
+
+
 def take_time(path_in: Path, path_out: Path, seconds: float, journal: Path | None = None) -> None:
     """Copy the input slowly, half of it at first; note start and end in a journal."""
     if journal is not None:

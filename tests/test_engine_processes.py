@@ -259,10 +259,10 @@ def test_ctrl_c_ends_what_tasks_have_started(tmp_path):
 
     executor.wait = interrupt
     assert run_plan(plan, executor=executor, quiet=True).exit_status == 130
-    wait_for(lambda: not _is_running(int(pid_file.read_text())), 3)
+    wait_for(lambda: not is_running(int(pid_file.read_text())), 3)
 
 
-def _is_running(pid: int) -> bool:
+def is_running(pid: int) -> bool:
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
