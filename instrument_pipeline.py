@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import os
 import re
 import sys
 from collections import Counter
@@ -25,7 +26,7 @@ from cubes import SOFTWARE_VERSION
 from errors import DataRootError, OptionError
 from instruments import Instrument
 from observations import Exposure, ExposureRoles, find_exposures
-from pipeline import Plan, RunResult, Task, check_disk_space, pending_tasks, run_plan
+from pipeline import Plan, RunResult, Task, check_disk_space, choose_executor, pending_tasks, run_plan
 from pipeline_input import Input, find_input
 from reduction import Options, Product, Step
 
@@ -44,6 +45,8 @@ STEP_FUNCTIONS = {
     "animate": "summary_animation:animate_files",
 }
 WEIGHTINGS = ("drizzle", "emsm", "msm")
+# What workers on other machines must find as it is here.
+WORKER_VARIABLES = ("CRDS_", "PLANETMAPPER_")
 # Products of an exposure through stages 1-3 and their cubes come to about this many times its raw size.
 DISK_FACTOR = 12
 
@@ -56,8 +59,13 @@ def run_pipeline(
     start_step: str | None = None,
     end_step: str | None = None,
     parallel: float | bool = False,
+    cluster: str | None = None,
+    workers: int | None = None,
+    memory_limit: str | float | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
+    quiet: bool = False,
+    verbose: bool = False,
     command: Sequence[str] = (),
     **values: Any,
 ) -> RunResult | None:
@@ -82,6 +90,8 @@ def run_pipeline(
     options = make_options(root, **values)
     active = select_steps(instrument.step_names, skip_steps, start_step, end_step)
     _check_options(instrument, options)
+    variables = {name: value for name, value in os.environ.items() if name.startswith(WORKER_VARIABLES)}
+    executor = choose_executor(parallel, cluster, workers, memory_limit, variables)
     found = find_input(instrument, root, active)
     plan, messages = make_plan(instrument, options, active, found)
     for message in [*found.unreadable, *found.damaged, *messages]:
@@ -95,20 +105,26 @@ def run_pipeline(
         "instrument": instrument.name,
         "steps": list(active),
         "parallel": parallel,
+        "cluster": cluster,
+        "workers": workers,
+        "memory_limit": memory_limit,
         "overwrite": overwrite,
         **{name: getattr(options, name) for name in _option_names()},
     }
     versions = {"python": sys.version.split()[0], "pipeline": SOFTWARE_VERSION, **jwst_stages.versions()}
     result = run_plan(
         plan,
-        parallel=parallel,
+        executor=executor,
         overwrite=overwrite,
+        quiet=quiet,
+        verbose=verbose,
         command=list(command),
         settings=settings,
         versions=versions,
         unusable_inputs=found.unreadable,
     )
-    print(describe_products(plan))
+    if not quiet:
+        print(describe_products(plan))
     return result
 
 

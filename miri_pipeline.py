@@ -88,8 +88,13 @@ def run_pipeline(
     start_step: str | None = None,
     end_step: str | None = None,
     parallel: float | bool = False,
+    cluster: str | None = None,
+    workers: int | None = None,
+    memory_limit: str | float | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
+    quiet: bool = False,
+    verbose: bool = False,
     background_subtract: bool | str = "both",
     background_path: str | Path | None = None,
     cube_build_weighting: str = "drizzle",
@@ -116,10 +121,18 @@ def run_pipeline(
         First and last step to run.
     parallel
         False: one task after another; True: on all cores; a number in (0, 1]: on that fraction of them.
+    cluster
+        Run on a Dask cluster instead: address of its scheduler, 'slurm' or 'local'.
+    workers
+        How many workers to ask SLURM for, or jobs at once on a local cluster.
+    memory_limit
+        What tasks on one machine may need together: 16e9 or '16GB'. Others wait.
     overwrite
         Make everything anew, also what has been made from the same inputs with the same parameters.
     dry_run
         Print the plan and stop.
+    quiet, verbose
+        Say only what went wrong; say a line for each task.
     background_subtract
         True, False or 'both': cubes with the background subtracted, without, or either. Where there is no background,
         cubes are made without.

@@ -61,6 +61,14 @@ def make_parser(instrument: Instrument, program: str) -> ArgumentParser:
         metavar="FRACTION",
         help="run tasks side by side on this fraction of the cores (all where none is given)",
     )
+    parser.add_flag(
+        "cluster", metavar="NAME", help="run on a Dask cluster: tcp://HOST:PORT of its scheduler, slurm, local"
+    )
+    parser.add_flag("workers", type=int, metavar="N", help="workers to ask SLURM for; jobs at once on a local cluster")
+    parser.add_flag("memory_limit", metavar="SIZE", help="what tasks on one machine may need together, such as 16GB")
+    loudness = parser.add_mutually_exclusive_group()
+    for name, text in (("quiet", "say only what went wrong"), ("verbose", "say a line for each task")):
+        loudness.add_argument(f"--{name}", action="store_true", help=text)
     parser.add_flag("overwrite", action="store_true", help="make everything anew, also what is done")
     parser.add_flag("dry_run", action="store_true", help="print what would be done and stop")
     for name in instrument.switches:

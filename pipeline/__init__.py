@@ -4,7 +4,8 @@ A `Task` is one call of one function from files to files; a `Plan` is a list of 
 what is not done yet. The functions are named, not passed, and imported only where they run.
 """
 
-from pipeline.executors import Executor, make_executor
+from pipeline.clusters import choose_executor
+from pipeline.executors import Executor
 from pipeline.housekeeping import DiskFull, RootNotWritable, RunLocked, check_disk_space
 from pipeline.plan import Plan, PlanError, Task
 from pipeline.runlog import TaskResult
@@ -21,7 +22,7 @@ __all__ = [
     "Task",
     "TaskResult",
     "check_disk_space",
-    "make_executor",
+    "choose_executor",
     "pending_tasks",
     "run_plan",
 ]

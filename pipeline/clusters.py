@@ -1,4 +1,7 @@
-"""Dask clusters by the name that a user gives: a scheduler's address, `slurm`, or `local`."""
+"""Where a run runs, as its user says: processes of this machine, or a Dask cluster by its name.
+
+A cluster is a scheduler's address, `slurm`, or `local`.
+"""
 
 import importlib.util
 import math
@@ -9,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from errors import InputError, OptionError
 from pipeline.dask_executor import ANSWER_S, DaskExecutor
-from pipeline.executors import available_cores
-from pipeline.memory import memory_budget
+from pipeline.executors import Executor, available_cores, make_executor
+from pipeline.memory import memory_budget, parse_bytes
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -24,6 +27,39 @@ PATIENCE_S = 300.0
 
 class ClusterError(InputError):
     """A cluster can not be reached or started."""
+
+
+def choose_executor(
+    parallel: float | bool = False,
+    cluster: str | None = None,
+    workers: int | None = None,
+    memory_limit: str | float | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Executor:
+    """The executor that the options of a run ask for.
+
+    Parameters
+    ----------
+    parallel
+        See `executors.count_workers`; without a cluster.
+    cluster, workers, environment
+        See `cluster_executor`.
+    memory_limit
+        What tasks on one machine may need together, in bytes or as '16GB'.
+
+    Raises
+    ------
+    InputError
+        If the options make no sense.
+    """
+    limit = None if memory_limit is None else parse_bytes(memory_limit)
+    if cluster is not None:
+        if parallel is not False:
+            raise OptionError("--parallel is for this machine alone: leave it out with --cluster.")
+        return cluster_executor(cluster, workers, limit, environment)
+    if workers is not None:
+        raise OptionError("--workers is for --cluster: on this machine --parallel says how many.")
+    return make_executor(parallel, limit)
 
 
 def check_cluster(cluster: str, workers: int | None = None) -> None:

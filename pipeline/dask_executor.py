@@ -172,7 +172,7 @@ class DaskExecutor(Executor):
     def _collect(self, number: int) -> Outcome:
         from distributed.scheduler import KilledWorker
 
-        future, job, address = self._forget(number)
+        future, address = self._forget(number)
         try:
             outcome = future.result(timeout=ANSWER_S)
         except KilledWorker:
@@ -184,11 +184,11 @@ class DaskExecutor(Executor):
         self._pids.add(outcome.process)
         return outcome
 
-    def _forget(self, number: int) -> "tuple[Future, Job, str]":
-        future, job, address = self._futures.pop(number)
+    def _forget(self, number: int) -> "tuple[Future, str]":
+        future, _, address = self._futures.pop(number)
         if address in self._nodes:
             self._nodes[address].jobs.pop(number, None)
-        return future, job, address
+        return future, address
 
     def _refresh(self) -> list[Outcome]:
         """See which workers there are; give the jobs of those that are gone as lost."""
@@ -211,7 +211,7 @@ class DaskExecutor(Executor):
         lost = [number for number, (*_, address) in self._futures.items() if address not in self._nodes]
         outcomes = []
         for number in lost:
-            future, _, address = self._forget(number)
+            future, address = self._forget(number)
             self._client.cancel([future], force=True)
             outcomes.append(Outcome(number, error=f"Dask worker {address} was lost", lost=True))
         return outcomes

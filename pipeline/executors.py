@@ -108,7 +108,7 @@ def count_workers(parallel: float | bool) -> int:
 
 
 def make_executor(parallel: float | bool, memory_limit: float | None = None) -> Executor:
-    """The executor on this machine for `parallel` (see `count_workers`); its jobs need no more than the limit [bytes]."""
+    """The executor on this machine for `parallel` (see `count_workers`), with a limit to the memory [bytes]."""
     workers = count_workers(parallel)
     return ProcessExecutor(workers, memory_budget(memory_limit)) if workers else SerialExecutor()
 

@@ -1,4 +1,4 @@
-"""A process that runs jobs one after another: started afresh (spawned), and never outliving the process that started it.
+"""A process that runs jobs one after another: started afresh (spawned), and gone when its parent is.
 
 Each is a pool of one process, so that one that dies takes only its own job with it.
 """
@@ -80,7 +80,7 @@ class WorkerProcess:
             return self._pool.submit(run_job, job, self._setup.threads)
 
     def outcome(self, future: Future, job: Job) -> Outcome:
-        """What became of a job that has ended. If that killed the process, it is lost and this worker is of no more use."""
+        """What became of a job that has ended; a lost one has taken this worker with it."""
         try:
             return future.result()
         except BrokenProcessPool:

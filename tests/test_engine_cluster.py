@@ -11,7 +11,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+from conftest import reduce
 from engine_steps import chain_plan, products
+from test_end_to_end import assert_same_data
 from test_engine_processes import ended_afterwards, is_running, make_task, partial_files, wait_for
 
 from errors import InputError
@@ -27,6 +29,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 sys.path[:0] = {paths!r}
+from conftest import reduce
 from engine_steps import chain_plan
 from pipeline import run_plan
 from pipeline.clusters import cluster_executor
@@ -52,7 +55,7 @@ def start_scheduler(directory: Path) -> tuple[subprocess.Popen, str]:
     contact = directory / "scheduler.json"
     command = ("distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", 0, "--no-dashboard")
     process = start(directory / "scheduler.log", *command, "--scheduler-file", contact)
-    wait_for(contact.exists)
+    wait_for(contact.exists, 60)
     return process, json.loads(contact.read_text())["address"]
 
 
@@ -73,8 +76,10 @@ def start_worker(scheduler, tmp_path):
     def start_one(*options, address=scheduler) -> subprocess.Popen:
         command = ("distributed.cli.dask_worker", address, "--no-dashboard", "--local-directory", tmp_path / "dask")
         nanny = () if "--nanny" in options else ("--no-nanny",)
-        process = start(tmp_path / "worker.log", *command, "--nthreads", 1, *nanny, *options, cwd=tmp_path)
+        log = tmp_path / f"worker {len(processes)}.log"
+        process = start(log, *command, "--nthreads", 1, *nanny, *options, cwd=tmp_path)
         processes.append(process)
+        wait_for(lambda: "Registered to" in log.read_text(), 60)
         return process
 
     yield start_one
@@ -141,7 +146,7 @@ def test_a_killed_worker_s_task_goes_elsewhere_and_if_all_are_killed_the_next_ru
     root, scheduler, start_worker, undisturbed
 ):
     workers = [start_worker(), start_worker()]
-    executor = _Impatient(scheduler)
+    executor = _Impatient(scheduler, patience=2.0)
     killed = []
 
     def kill_in_mid_task(running: list[str]) -> None:
@@ -149,7 +154,7 @@ def test_a_killed_worker_s_task_goes_elsewhere_and_if_all_are_killed_the_next_ru
         if not killed and any(place == "end" for place, *_ in journal) and len(running) == 2:
             killed.append(workers[0])
             workers[0].kill()
-        elif len(killed) == 1 and sum(place == "end" for place, *_ in journal) >= 4 and running:
+        elif len(killed) == 1 and sum(place == "end" for place, *_ in journal) >= 6 and running:
             killed.append(workers[1])
             workers[1].kill()
 
@@ -160,7 +165,7 @@ def test_a_killed_worker_s_task_goes_elsewhere_and_if_all_are_killed_the_next_ru
     assert "no Dask worker has been there" in result.table
     notes = [note for task in result.results for note in task.notes]
     assert any("was lost; run again" in note for note in notes)
-    assert 4 <= len(result.done) < 9
+    assert 5 <= len(result.done) < 9
     assert result.failed == []
     assert partial_files(root) == []
     done = {path: path.stat().st_mtime_ns for path in root.glob("stage?/*.txt")}
@@ -175,9 +180,9 @@ def test_a_killed_worker_s_task_goes_elsewhere_and_if_all_are_killed_the_next_ru
 class _Impatient(DaskExecutor):
     """Gives up soon when there is no worker, and lets a test act in the middle of the run."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, patience: float) -> None:
         executor = cluster_executor(address)
-        super().__init__(executor._connect, patience=2.0)
+        super().__init__(executor._connect, patience=patience)
         self.before_wait = lambda running: None
 
     def wait(self, timeout):
@@ -206,11 +211,11 @@ def test_a_stopped_run_s_jobs_stop_on_the_workers(root, scheduler, start_worker,
     script.write_text(SCRIPT.format(paths=paths, root=str(root), seconds=30, address=scheduler))
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     with ended_afterwards(subprocess.Popen([sys.executable, script], start_new_session=True, **streams)) as process:
-        wait_for(lambda: len(partial_files(root)) == 2)
+        wait_for(lambda: len(partial_files(root)) == 2, 60)
         jobs = [child for child in psutil.Process(worker.pid).children() if "spawn_main" in " ".join(child.cmdline())]
         assert len(jobs) == 2
         os.kill(process.pid, how)
-        process.communicate(timeout=20)
+        process.communicate(timeout=60)
     assert process.returncode == (130 if how == signal.SIGINT else -9)
     assert psutil.wait_procs(jobs, timeout=5)[1] == []
     if how == signal.SIGINT:
@@ -224,7 +229,7 @@ def test_a_lost_scheduler_ends_the_run_with_its_table(root, start_worker, tmp_pa
     monkeypatch.setattr("pipeline.dask_executor.ANSWER_S", 2)
     process, address = start_scheduler(tmp_path)
     start_worker(address=address)
-    executor = _Impatient(address)
+    executor = _Impatient(address, patience=60.0)
     executor.before_wait = lambda running: process.kill() if journal_of(root) else None
     before = time.monotonic()
     result = run_plan(slow_plan(root, seconds=60), executor=executor, quiet=True)
@@ -273,7 +278,14 @@ def test_slurm_jobs_are_asked_for_and_cancelled(root, tmp_path, monkeypatch, und
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.chdir(tmp_path)
-    own = {"scheduler-options": {"dashboard_address": ":0"}, "cores": 2, "processes": 1, "memory": "2GB", "walltime": "00:07:00", "local-directory": str(tmp_path)}
+    own = {
+        "scheduler-options": {"dashboard_address": ":0"},
+        "cores": 2,
+        "processes": 1,
+        "memory": "2GB",
+        "walltime": "00:07:00",
+        "local-directory": str(tmp_path),
+    }
     with dask.config.set({f"jobqueue.slurm.{name}": value for name, value in own.items()}):
         result = run_plan(chain_plan(root), executor=cluster_executor("slurm", 1), quiet=True)
     assert result.exit_status == 0, result.table
@@ -290,7 +302,7 @@ def test_slurm_without_its_settings_is_one_sentence(root, monkeypatch):
     with pytest.raises(ClusterError, match="no sbatch"):
         check_cluster("slurm", 1)
     monkeypatch.setattr("shutil.which", lambda name: f"/bin/{name}")
-    with pytest.raises(ClusterError, match="cores and memory of a job are not set.*jobqueue.yaml"):
+    with pytest.raises(ClusterError, match=r"cores and memory of a job are not set.*jobqueue\.yaml"):
         run_plan(chain_plan(root), executor=cluster_executor("slurm", 1), quiet=True)
 
 
@@ -315,8 +327,34 @@ def test_clusters_that_make_no_sense_are_refused(cluster, workers, message):
 
 def test_missing_packages_and_schedulers_are_one_sentence(root, monkeypatch):
     monkeypatch.setattr("pipeline.clusters.ANSWER_S", 0.5)
-    with pytest.raises(ClusterError, match="no Dask scheduler answers at tcp://127.0.0.1:9 "):
+    with pytest.raises(ClusterError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9 "):
         run_plan(chain_plan(root), executor=cluster_executor("tcp://127.0.0.1:9"), quiet=True)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ClusterError, match=r"needs the package distributed: pip install -r requirements-cluster.txt"):
         check_cluster("local")
+
+
+def test_the_demo_s_cubes_come_out_the_same(observation, scheduler, start_worker, tmp_path):
+    data = observation.copy(tmp_path / "data")
+    start_worker(), start_worker()
+    flags = ["--start_step", "navigate", "--end_step", "despike", "--no_defringe_1d", "--overwrite"]
+    result = reduce(data, *flags, "--cluster", scheduler)
+    assert result.status == 0, result.output
+    cubes = [path for path in observation.root.glob("stage5_despike/*/*_nav.fits") if "_" not in path.parent.name]
+    assert len(cubes) == 10
+    for cube in cubes:
+        assert_same_data(data.root / cube.relative_to(observation.root), cube)
+    run = json.loads((data.root / "logs" / "run.json").read_text())
+    assert run["settings"]["cluster"] == scheduler
+    assert {task["status"] for task in run["tasks"]} == {"done"}
+
+
+def test_options_that_contradict_one_another_are_refused(raw_observation):
+    for flags, part in (
+        (["--cluster", "local", "--parallel"], "--parallel is for this machine"),
+        (["--workers", "3"], "--workers is for --cluster"),
+        (["--memory_limit", "lots"], "'lots' is no amount of memory"),
+    ):
+        result = reduce(raw_observation, *flags)
+        assert result.status == 2
+        assert result.output.strip().splitlines()[-1].startswith("error: ") and part in result.output

@@ -9,6 +9,7 @@ from engine_steps import chain_plan
 from errors import InputError
 from pipeline import DiskFull, Plan, PlanError, Task, check_disk_space
 from pipeline.executors import available_cores, count_workers
+from pipeline.memory import available_in_cgroup, memory_budget, parse_bytes
 from pipeline.plan import plain_value
 
 
@@ -145,6 +146,55 @@ def test_number_of_workers():
     for wrong in (-1, 2.5, float("nan"), "all"):
         with pytest.raises(InputError, match="parallel"):
             count_workers(wrong)
+
+
+@pytest.mark.parametrize(
+    ("size", "n_bytes"), [("16GB", 16e9), ("512 mb", 512e6), ("2GiB", 2**31), (1e9, 1e9), ("1.5T", 1.5e12), ("7", 7)]
+)
+def test_amounts_of_memory(size, n_bytes):
+    assert parse_bytes(size) == n_bytes
+
+
+@pytest.mark.parametrize("size", ["", "lots", "-1GB", "0", "1.2.3GB", "inf", float("nan")])
+def test_what_is_no_amount_of_memory(size):
+    with pytest.raises(InputError, match="no amount of memory"):
+        parse_bytes(size)
+
+
+def write_group(directory: Path, names: tuple[str, str], limit: str, used: int, cache: str) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / names[0]).write_text(limit)
+    (directory / names[1]).write_text(str(used))
+    (directory / "memory.stat").write_text(f"anon 5\n{cache}\n")
+
+
+def test_limits_of_control_groups_count(tmp_path):
+    """Both versions; the narrowest of the groups above one another; cached files count as free."""
+    own = tmp_path / "own"
+    second, first = ("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")
+    assert available_in_cgroup(tmp_path, own) == np.inf
+    own.write_text("0::/job/step\n")
+    assert available_in_cgroup(tmp_path, own) == np.inf
+    write_group(tmp_path / "job/step", second, "max\n", 0, "inactive_file 0")
+    assert available_in_cgroup(tmp_path, own) == np.inf
+    write_group(tmp_path / "job", second, "8000000000\n", 3_000_000_000, "inactive_file 1000000000")
+    assert available_in_cgroup(tmp_path, own) == 6e9
+    own.write_text("9:cpuset:/\n4:cpu,memory:/job\n")
+    write_group(tmp_path / "memory", first, str(2**63 - 4096), 0, "total_inactive_file 0")
+    write_group(tmp_path / "memory/job", first, "4000000000", 4_500_000_000, "total_inactive_file 0")
+    assert available_in_cgroup(tmp_path, own) == 0
+    # In a container only the mount itself is seen.
+    own.write_text("4:memory:/docker/0123\n")
+    write_group(tmp_path / "memory", first, "5000000000", 1_000_000_000, "total_inactive_file 0")
+    assert available_in_cgroup(tmp_path, own) == 4e9
+
+
+def test_the_memory_budget_is_the_narrowest_of_all(monkeypatch):
+    free = memory_budget()
+    assert memory_budget(1e6) == 1e6
+    assert memory_budget(1e18) == pytest.approx(free, rel=0.3)
+    monkeypatch.setattr("pipeline.memory.available_in_cgroup", lambda: 1e6)
+    assert memory_budget() == 0.8e6
 
 
 def test_disk_space_is_checked_where_the_directory_is_to_be(tmp_path):
