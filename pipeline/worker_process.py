@@ -65,6 +65,7 @@ class WorkerProcess:
     def __init__(self, setup: ProcessSetup) -> None:
         self._setup = setup
         self._context = _Context()
+        self._ending = threading.Lock()
         self._pool = ProcessPoolExecutor(
             max_workers=1, mp_context=self._context, initializer=_start_worker, initargs=(setup,)
         )
@@ -109,10 +110,12 @@ class WorkerProcess:
 
     def terminate(self) -> None:
         """End the process at once, with all that it started."""
-        if self.process is not None:
-            _kill_descendants(self.process.pid)
-            self.process.kill()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        # A pool can not be shut down by two threads at once: one that waits for the job and one that stops the run.
+        with self._ending:
+            if self.process is not None:
+                _kill_descendants(self.process.pid)
+                self.process.kill()
+            self._pool.shutdown(wait=True, cancel_futures=True)
 
 
 class _Context(SpawnContext):
