@@ -7,7 +7,7 @@ from astropy.io import fits
 from cubes import read_cube
 from navigate import navigate_file
 from observation_geometry import observation_geometry
-from pointing_fit import collapsed_image, fit_image_pointing, psf_fwhm
+from pointing_fit import MAX_ERROR, collapsed_image, fit_image_pointing, psf_fwhm
 from simulate.cubes import simulate_cube
 from simulate.kernels import write_kernels
 from simulate.scene import Scene
@@ -30,27 +30,71 @@ def kernels(tmp_path_factory):
     return directory
 
 
-def view(kernels, target, seed=1, offset=(0.0, 0.0), size=26, spaxel=0.13, error=ERROR, blur=1.0, **scene_options):
-    """An image of a field with belts, spots and noise, and what `fit_image_pointing` needs of it."""
+def view(
+    kernels,
+    target,
+    seed=1,
+    offset=(0.0, 0.0),
+    size=26,
+    spaxel=0.13,
+    error=ERROR,
+    blur=1.0,
+    turn=18.0,
+    slices=None,
+    moon=None,
+    **scene_options,
+):
+    """An image of a field with belts, spots and noise, and what `fit_image_pointing` needs of it.
+
+    With `slices`, each row shows what is at the centre of a slice that wide [arcsec], times a gain good to 2 %; with
+    `moon`, there is a point source at that offset.
+    """
     directory = kernels(target)
     with kernels_loaded(directory):
         geometry = observation_geometry(target, UTC)
     ra0, dec0 = geometry.target_radec
     scene = Scene(target, directory, seed=seed, **scene_options)
     y, x = (np.mgrid[:size, :size] - (size - 1) / 2) * spaxel
-    ra = ra0 + (offset[0] + 0.95 * x - 0.31 * y) / 3600 / np.cos(np.radians(dec0))
-    dec = dec0 + (offset[1] + 0.31 * x + 0.95 * y) / 3600
+    cos, sin = np.cos(np.radians(turn)), np.sin(np.radians(turn))
+
+    def sky(x, y):
+        east, north = offset[0] + cos * x - sin * y, offset[1] + sin * x + cos * y
+        return ra0 + east / 3600 / np.cos(np.radians(dec0)), dec0 + north / 3600
+
+    ra, dec = sky(x, y)
+    seen = sky(x, y if slices is None else slices * np.round(y / slices))
     field = (float(ra.mean()), float(dec.mean()), size * spaxel)
+    fwhm = psf_fwhm("MIRI", 5.35) * blur
     snapshot = scene.snapshot(
         UTC, wavelength_range=(5.0, 5.7), field=field, fwhm=lambda wavelength: blur * (0.033 * wavelength + 0.106)
     )
     rng = np.random.default_rng(seed)
-    planes = np.array([snapshot.radiance(ra, dec, w) for w in np.linspace(5.05, 5.65, 7)])
+    planes = np.array([snapshot.radiance(*seen, w) for w in np.linspace(5.05, 5.65, 7)])
+    if slices is not None:
+        planes *= 1 + rng.normal(0, 0.02, (size, 1))
+    if moon is not None:
+        distance = np.hypot((ra - ra0) * 3600 * np.cos(np.radians(dec0)) - moon[0], (dec - dec0) * 3600 - moon[1])
+        planes += 2000 * np.exp(-4 * np.log(2) * (distance / fwhm) ** 2)
     planes += rng.normal(0, 50, planes.shape)
     planes[rng.random(planes.shape) < 0.01] *= 4  # cosmic rays
     planes[:, 0] = np.nan
     ra_header = ra + error[0] / 3600 / np.cos(np.radians(dec0))
     return collapsed_image(planes), ra_header, dec + error[1] / 3600, geometry, psf_fwhm("MIRI", 5.35), spaxel
+
+
+def at_limb(position_angle, radius):
+    """Offset of a field from the target's centre, to the limb at a position angle [deg]."""
+    return radius * np.sin(np.radians(position_angle)), radius * np.cos(np.radians(position_angle))
+
+
+def across_and_along(fit, offset):
+    """Difference from the truth and stated error [arcsec], in the direction of `offset` and at right angles to it."""
+    across = np.array(offset) / np.hypot(*offset)
+    axes = np.array([across, [across[1], -across[0]]])
+    difference = axes @ np.array([fit.ra_offset - ERROR[0], fit.dec_offset - ERROR[1]])
+    cross = fit.correlation * fit.ra_error * fit.dec_error
+    covariance = np.array([[fit.ra_error**2, cross], [cross, fit.dec_error**2]])
+    return difference, np.sqrt(np.diag(axes @ covariance @ axes.T))
 
 
 def pull(fit, error=ERROR):
@@ -70,13 +114,47 @@ def test_a_whole_disc_is_found_to_twenty_milliarcseconds(kernels, target, seed):
     assert fit.ra_error < 0.02 and fit.dec_error < 0.02
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
-def test_the_northern_limb_of_saturn(kernels, seed):
+@pytest.mark.parametrize(
+    ("seed", "position_angle", "turn"),
+    [(1, 0, 18), (2, 0, 70), (3, 0, 0), (5, 130, 0), (6, 190, 18), (7, 285, 55)],
+)
+def test_an_arc_of_saturns_limb(kernels, seed, position_angle, turn):
     """Only an arc, with belts and spots: across the limb to 20 mas, along it as the error says."""
-    fit = fit_image_pointing(*view(kernels, "saturn", seed, offset=(0.0, 7.8)))
+    offset = at_limb(position_angle, 7.9)
+    fit = fit_image_pointing(*view(kernels, "saturn", seed, offset=offset, turn=turn))
+    (across, along), (across_error, along_error) = across_and_along(fit, offset)
+    assert fit.significant and fit.reason == ""
+    assert abs(across) < 0.02 and across_error < 0.02
+    assert along_error < 0.05
+    assert abs(along) < 0.02 or along_error > 0.02
+    assert pull(fit) < 3
+
+
+def test_towards_the_terminator_the_error_says_what_is_unknown(kernels):
+    """A sunlit and a glowing disc end up to 0.04 arcsec apart there, and look alike."""
+    offset = at_limb(60, 7.9)
+    fit = fit_image_pointing(*view(kernels, "saturn", 4, offset=offset, turn=40.0))
+    (across, _), (across_error, _) = across_and_along(fit, offset)
     assert fit.significant
-    assert abs(fit.dec_offset - ERROR[1]) < 0.02
-    assert fit.dec_error < 0.02 < fit.ra_error
+    assert 0.01 < across_error < 0.04 and abs(across) < 0.04
+    assert pull(fit) < 3
+
+
+@pytest.mark.parametrize("seed", [8, 9])
+def test_slices_wider_than_spaxels_do_not_pull(kernels, seed):
+    """Their steps along a limb that is aslant to them, and their gains."""
+    offset = at_limb(0, 7.9)
+    fit = fit_image_pointing(*view(kernels, "saturn", seed, offset=offset, turn=60.0, slices=0.2))
+    (across, _), _ = across_and_along(fit, offset)
+    assert fit.significant
+    assert abs(across) < 0.02
+    assert pull(fit) < 3
+
+
+def test_a_moon_beside_the_limb_does_not_pull(kernels):
+    image = view(kernels, "neptune", 4, moon=(0.9, 1.0))
+    fit = fit_image_pointing(*image)
+    assert np.hypot(fit.ra_offset - ERROR[0], fit.dec_offset - ERROR[1]) < 0.02
     assert pull(fit) < 3
 
 
@@ -93,19 +171,20 @@ def test_a_wider_psf_than_assumed_does_not_pull(kernels):
     assert pull(fit) < 3
 
 
-def test_along_a_straight_limb_the_error_is_large_or_nothing_is_applied(kernels):
-    fit = fit_image_pointing(*view(kernels, "jupiter", offset=(-19.5, -11.25), size=24))
-    across = np.array([-19.5, -11.25]) / np.hypot(19.5, 11.25)
-    along = np.array([across[1], -across[0]])
-    cross = fit.correlation * fit.ra_error * fit.dec_error
-    covariance = np.array([[fit.ra_error**2, cross], [cross, fit.dec_error**2]])
+@pytest.mark.parametrize(("seed", "position_angle", "radius"), [(1, 240, 22.5), (10, 30, 21.5)])
+def test_along_a_straight_limb_the_error_is_large_or_nothing_is_applied(kernels, seed, position_angle, radius):
+    offset = at_limb(position_angle, radius)
+    fit = fit_image_pointing(*view(kernels, "jupiter", seed, offset=offset, size=24))
+    (_, along), (across_error, along_error) = across_and_along(fit, offset)
     assert fit.significant
-    assert np.sqrt(along @ covariance @ along) > 3 * np.sqrt(across @ covariance @ across)
-    found = np.array([fit.ra_offset, fit.dec_offset])
-    assert abs(found @ across - np.array(ERROR) @ across) < 0.03
-    if fit.reason:
+    assert along_error > 3 * across_error
+    if along_error > MAX_ERROR:
         assert "position angle" in fit.reason
-        assert abs(found @ along) < 0.02
+    else:
+        assert abs(along) < 3 * along_error
+    # What is applied is the offset across the limb, but for the limb's own direction in the field.
+    found, across = np.array([fit.ra_offset, fit.dec_offset]), np.array(offset) / np.hypot(*offset)
+    assert abs(found @ across - np.array(ERROR) @ across) < 0.03
 
 
 @pytest.mark.parametrize(
