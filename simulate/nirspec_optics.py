@@ -279,7 +279,7 @@ class Optics:
         return numbers
 
 
-def sample_pixels(optics: Optics, along_slice: int = 2, across_slice: int = 3) -> Samples:
+def sample_pixels(optics: Optics, along_slice: int = 3, across_slice: int = 3) -> Samples:
     """Sample every lit pixel along the slice (`along_slice` points) and across it (`across_slice` points).
 
     Light from different places across a slice arrives at a pixel with different wavelengths: a slice is about two

@@ -176,16 +176,16 @@ def test_pixels_at_the_ends_of_a_slice_are_covered_in_part():
 
 def test_few_samples_integrate_pixel_and_slice_as_well_as_many():
     optics = optics_of("NRS1", "PRISM")
-    few, many = sample_pixels(optics), sample_pixels(optics, 4, 5)
+    few, many = sample_pixels(optics), sample_pixels(optics, 5, 6)
     middle = np.array([NRS_APERTURE.v2_ref, NRS_APERTURE.v3_ref])
 
     def star(samples):
         square = (samples.v2 - middle[0] - 0.3) ** 2 + (samples.v3 - middle[1] - 0.2) ** 2
-        return samples.weights @ np.exp(-4 * np.log(2) * square / 0.15**2)
+        return samples.weights @ np.exp(-4 * np.log(2) * square / 0.1**2)
 
     assert_allclose(few.weights.sum(), 1)
     assert_allclose(star(few), star(many), atol=5e-3)
-    assert_allclose(star(few).sum(), star(many).sum(), rtol=1e-4)
+    assert_allclose(star(few).sum(), star(many).sum(), rtol=2e-3)
 
 
 def test_light_from_the_edges_of_a_slice_arrives_two_pixels_apart():
