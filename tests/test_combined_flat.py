@@ -93,7 +93,7 @@ def test_stripes_of_a_combined_cube_go_and_the_planet_stays(paths, tmp_path):
     combined = drizzled(striped, tmp_path / "stage3" / "combined" / NAME)
     places = [{"place": p.parent.name} for p in (*striped, combined)]
     options = Options(tmp_path, construct_flats=True)
-    run(plan_flat(products(tmp_path, [*striped, combined], places), options, versions={}))
+    run(plan_flat(products(tmp_path, [*striped, combined], places), options, versions={}, stage="stage4_flat"))
     before, after = read_cube(combined), read_cube(tmp_path / "stage4_flat" / "combined" / NAME)
     # A spaxel at the edge that holds a few pieces only has no flat.
     known = np.isfinite(after.hdul["FLAT"].data) & before.good
@@ -127,7 +127,7 @@ def test_tiles_share_the_mean_of_their_flats_and_one_with_two_dithers_has_it_too
             write_cube(cube, cubes[-1])
             places.append({"tile": tile, "place": f"d{number}"})
     options = Options(tmp_path, construct_flats=True)
-    run(plan_flat(products(tmp_path, cubes, places), options, versions={}))
+    run(plan_flat(products(tmp_path, cubes, places), options, versions={}, stage="stage4_flat"))
     flats = [read_flat(tmp_path / "flats" / t / "ch1-short_constructed_flat.fits") for t in ("a", "b", "")]
     wrong = [float(np.nanstd(misfit(flat.flat, truth))) for flat in flats]
     errors = [float(np.nanmedian(flat.error)) for flat in flats]
