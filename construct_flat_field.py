@@ -107,7 +107,9 @@ def construct_flat_field_files(
     )
     flat = replace(flat, wavelength=wavelength, grid=grid, identity=identity)
     notes = _describe(facts, wavelength.size, warnings)
-    written = {key: value for key, value in facts.items() if value is not None}
+    written = {key: value for key, value in facts.items() if not isinstance(value, list)}
+    for name, values in (("gain", facts.get("gains", [])), ("gain_error", facts.get("gain_errors", []))):
+        written |= {f"{name}_{number}": value for number, value in enumerate(values, start=1)}
     parameters = {**options, "fringe": fringe.lstrip("_") or "none", **written}
     write_flat(flat, path_out, "Flat constructed", parameters, [path.name for path in paths])
     return {"notes": notes, "warnings": warnings, **facts}
@@ -127,11 +129,12 @@ def _describe(facts: dict[str, Any], wavelengths: int, warnings: list[str]) -> l
         )
         if facts["scatter_ratio"] < 1:
             warnings.append("the flat makes the dither held out less equal to the others: do not use it")
+    else:
+        warnings.append("no two dithers see enough of the same places: what the flat is worth can't be tested")
     if facts.get("gain_width", 0) > 0.001:
         warnings.append(
-            f"the dithers differ in brightness as a whole (about {100 * facts['gain_width']:.1f} %): a gradient of "
-            "the flat is "
-            "known no better than that"
+            f"the dithers differ in brightness as a whole (about {100 * facts['gain_width']:.1f} %), or the planet "
+            "changes: a gradient of the flat is known no better than that"
         )
     return notes
 

@@ -5,40 +5,23 @@ and whether the dithers differ in gain; then wavelengths of like noise share a f
 weight and are solved again; last, a flat made without one dither shows on that dither what it is worth.
 """
 
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from errors import InputError
 from flat_files import Flat
-from flat_model import JointFit, Priors, Scene, Sightlines
+from flat_model import JointFit
+from flat_pilot import FlatData, common_variance, pilot, typical_of_rows
+from planet_model import Priors, Scene, Sightlines
 
 MINIMUM_DITHERS = 4
 _SCENE_ERROR = 3e-4  # of ln(brightness): what a scene of finite resolution leaves, at least
-_PILOT_SCENE_ERROR = 1e-3
-_WIDE_GAIN = 0.03
-_FLAT_WIDTHS = 0.01, 0.1
-_GAIN_WIDTHS = np.geomspace(Priors().gain, 0.05, 13)
-_CONVINCING_EVIDENCE = 7.0  # ln of a ratio of probabilities
 _CHUNK = 256  # wavelengths that are solved at a time
 _NOISE_SPAN = 2.5  # greatest ratio of noise among wavelengths that share a factorisation
 _MOST_GROUPS = 3
-_PILOT_WAVELENGTHS = 24
 _HELD_OUT_WAVELENGTHS = 200
 _LEAST_HELD_OUT = 10  # data
-_SAMPLE = 200  # values that a median is taken from, where more are not worth their time
-
-
-@dataclass
-class _Data:
-    """The usable data: one row per datum (spaxel of a dither), one column per wavelength."""
-
-    sight: Sightlines
-    ln_sci: np.ndarray
-    variance: np.ndarray
-    mask: np.ndarray
-    shape: tuple[int, int]
 
 
 def construct_flat(
@@ -93,7 +76,7 @@ def construct_flat(
     facts : dict
         'scatter_ratio' (scatter between dithers before / after, median over wavelengths), 'scatter_before',
         'scatter_after' (medians), 'gain_width' (prior width of the dithers' gains that was chosen), 'n_corrected',
-        'noise_factor' (noise found / ERR).
+        'gains' and 'gain_errors' (of the dithers, mean of the band), 'noise_factor' (noise found / ERR).
 
     Raises
     ------
@@ -122,13 +105,14 @@ def construct_flat(
     facts: dict[str, Any] = {"n_corrected": int(corrected.sum())}
     if corrected.any():
         scene = Scene(data.sight, spacing, bin_aspect, len(sci))
-        priors, noise, freedom = _pilot(data, scene)
-        ln_flat, ln_error = _solve_all(data, scene, priors, noise, freedom, nsigma, sigma_iterations)
+        priors, noise, gains, gain_errors = pilot(data, scene)
+        ln_flat, ln_error = _solve_all(data, scene, priors, noise, nsigma, sigma_iterations)
         some = np.unique(np.linspace(0, corrected.sum() - 1, _HELD_OUT_WAVELENGTHS).round().astype(int))
         tested = np.nonzero(corrected)[0][some]
         before[tested], after[tested] = _scatter_of_dither_held_out(data, some, scene, priors, noise)
         flat[corrected], error[corrected] = _normalised(ln_flat, ln_error, sci.shape[2:], max_correction)
-        facts |= {"gain_width": priors.gain, "noise_factor": float(noise)}
+        facts |= {"gain_width": priors.gain, "noise_factor": noise}
+        facts |= {"gains": np.exp(gains).tolist(), "gain_errors": gain_errors.tolist()}
     facts["scatter_before"], facts["scatter_after"] = (_median(values) for values in (before, after))
     facts["scatter_ratio"] = _median(before / after)
     return Flat(flat, error, corrected, scatter_before=before, scatter_after=after), facts
@@ -168,7 +152,7 @@ def _select(
     emission: np.ndarray,
     velocity: np.ndarray | None,
     snr_threshold: float,
-) -> tuple[np.ndarray, _Data]:
+) -> tuple[np.ndarray, FlatData]:
     dither, y, x = np.nonzero(used)
     values, errors = _rows(sci, used), _rows(err, used)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -176,7 +160,7 @@ def _select(
         snr = np.where(usable, values / errors, np.nan)
     # What is negative is as faint as noise: a wavelength where half the data are not usable has no flat either.
     enough = usable.sum(axis=0) > 0.5 * len(values)
-    corrected = enough & (np.nan_to_num(_typical(snr.T, usable.T)) >= snr_threshold)
+    corrected = enough & (np.nan_to_num(typical_of_rows(snr.T, usable.T)) >= snr_threshold)
     keep = usable[:, corrected].any(axis=1)
     rows = np.ix_(keep, corrected)
     mask = usable[rows]
@@ -192,7 +176,7 @@ def _select(
         dither,
     )[keep]
     variance = np.where(mask, 1 / np.where(mask, snr[rows], 1.0) ** 2, np.nan) + _SCENE_ERROR**2
-    return corrected, _Data(sight, ln_sci, variance, mask, sci.shape[2:])
+    return corrected, FlatData(sight, ln_sci, variance, mask, sci.shape[2:])
 
 
 def _rows(cubes: np.ndarray, used: np.ndarray) -> np.ndarray:
@@ -206,96 +190,9 @@ def _rows(cubes: np.ndarray, used: np.ndarray) -> np.ndarray:
     return out
 
 
-def _common_variance(data: _Data, chosen: np.ndarray) -> np.ndarray:
-    """(data,) median over some wavelengths of each datum's variance, infinite for data that are never usable."""
-    typical = _typical(data.variance[:, chosen], data.mask[:, chosen])
-    return np.where(np.isfinite(typical), typical, np.inf)
-
-
-def _typical(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Median of each row over those of the mask, from a sample of the columns; NaN where there is none."""
-    step = max(values.shape[1] // _SAMPLE, 1)
-    typical = _row_medians(values[:, ::step], mask[:, ::step])
-    lost = np.isnan(typical) & mask.any(axis=1)
-    typical[lost] = _row_medians(values[lost], mask[lost])
-    return typical
-
-
-def _row_medians(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    ordered = np.sort(np.where(mask, values, np.nan), axis=1)  # NaN last
-    return ordered[np.arange(len(ordered)), np.maximum(mask.sum(axis=1) - 1, 0) // 2]
-
-
-def _pilot(data: _Data, scene: Scene) -> tuple[Priors, float, float]:
-    """From a few wavelengths: priors with the width of the gains, noise / ERR, and the share of data that is free."""
-    wavelengths = data.ln_sci.shape[1]
-    few = np.unique(np.linspace(0, wavelengths - 1, _PILOT_WAVELENGTHS).round().astype(int))
-    # The gains are sought in the mean of these wavelengths: the noise is that of the mean.
-    variance = _common_variance(data, few) / few.size + _PILOT_SCENE_ERROR**2
-    fit = JointFit(data.sight.place, scene, variance, data.shape, Priors(gain=_WIDE_GAIN))
-    mask = data.mask[:, few]
-    coefficients = fit.solve(data.ln_sci[:, few], mask)
-    stated = np.sqrt(_common_variance(data, few))[:, None]
-    residual = (data.ln_sci[:, few] - fit.predict(coefficients)) / stated
-    freedom = fit.freedom()
-    free = freedom / max(int((fit.weight > 0).sum()), 1)
-    robust = [1.4826 * np.median(np.abs(column[good])) for column, good in zip(residual.T, mask.T, strict=True)]
-    noise = float(np.median(robust)) / np.sqrt(free)
-    mean = np.where(mask, data.ln_sci[:, few], fit.predict(coefficients)).mean(axis=1)
-    priors = replace(_with_gain_of_evidence(fit, mean, freedom), **_flat_widths(fit, mean))
-    return priors, noise, free
-
-
-def _flat_widths(fit: JointFit, data: np.ndarray) -> dict[str, float]:
-    """Prior widths of the flat by rows, columns and spaxels, from the flat of the band's mean, `data` (data,)."""
-    image = fit.flat(fit.solve(data[:, None])).reshape(fit.shape)
-    known = np.isfinite(image)
-    values = np.where(known, image - image[known].mean(), 0.0)
-    rows = values.sum(axis=1) / np.maximum(known.sum(axis=1), 1)
-    values = np.where(known, values - rows[:, None], 0.0)
-    columns = values.sum(axis=0) / np.maximum(known.sum(axis=0), 1)
-    spread = (values - columns)[known].std()
-    found = {"row": rows[known.any(axis=1)].std(), "column": columns[known.any(axis=0)].std(), "spaxel": spread}
-    return {name: float(np.clip(value, *_FLAT_WIDTHS)) for name, value in found.items()}
-
-
-def _with_gain_of_evidence(fit: JointFit, data: np.ndarray, freedom: float) -> Priors:
-    """The priors with that width of the gains for which the data are most probable.
-
-    Parameters
-    ----------
-    fit
-        Made with a wide prior of the gains.
-    data
-        (data,) ln(brightness), the mean over the band.
-    freedom
-        Number of free data.
-    """
-    wide = fit.priors.gain
-    coefficients = fit.solve(data[:, None])
-    residual = (data[:, None] - fit.predict(coefficients))[fit.weight > 0, 0]
-    gains, covariance = fit.gains(coefficients)
-    precision = np.linalg.inv(covariance)
-    scatter = np.sum(fit.weight[fit.weight > 0] * residual**2) / freedom
-    eye = np.eye(gains.shape[0])
-    # Where the scene leaves more than the noise, the gains are known less well; once more as much, since what it leaves
-    # is alike in neighbouring spaxels.
-    precision = (precision - eye / wide**2) / max(scatter, 1.0) ** 2 + eye / wide**2
-    pull = precision @ gains[:, 0]
-    evidence = []
-    for width in _GAIN_WIDTHS:
-        changed = precision + eye * (1 / width**2 - 1 / wide**2)
-        logdet = np.linalg.slogdet(changed)[1]
-        evidence.append(0.5 * pull @ np.linalg.solve(changed, pull) - 0.5 * logdet - eye.shape[0] * np.log(width))
-    best = int(np.argmax(evidence))
-    # Errors of the scene look like small gains: only clear ones are let in.
-    chosen = best if evidence[best] - evidence[0] > _CONVINCING_EVIDENCE else 0
-    return replace(fit.priors, gain=float(_GAIN_WIDTHS[chosen]))
-
-
-def _groups(data: _Data) -> list[np.ndarray]:
+def _groups(data: FlatData) -> list[np.ndarray]:
     """Wavelengths of like noise, so that each group can share a factorisation."""
-    level = np.sqrt(_typical(data.variance.T, data.mask.T))
+    level = np.sqrt(typical_of_rows(data.variance.T, data.mask.T))
     order = np.argsort(level)
     span = max(_NOISE_SPAN, (level.max() / level.min()) ** (1 / _MOST_GROUPS) * 1.01)
     groups, start = [], 0
@@ -307,15 +204,15 @@ def _groups(data: _Data) -> list[np.ndarray]:
 
 
 def _solve_all(
-    data: _Data, scene: Scene, priors: Priors, noise: float, free: float, nsigma: float, sigma_iterations: int
+    data: FlatData, scene: Scene, priors: Priors, noise: float, nsigma: float, sigma_iterations: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """(wavelength, place) ln of the flat and its error; outliers leave `data.mask`, missing data are filled in."""
     places = data.shape[0] * data.shape[1]
     ln_flat = np.full((data.ln_sci.shape[1], places), np.nan)
     ln_error = np.full_like(ln_flat, np.nan)
     for group in _groups(data):
-        fit = JointFit(data.sight.place, scene, _common_variance(data, group) * noise**2, data.shape, priors)
-        error = fit.flat_error()
+        fit = JointFit(data.sight.place, scene, common_variance(data, group) * noise**2, data.shape, priors)
+        error, free = fit.flat_error(), fit.freedom() / max(int((fit.weight > 0).sum()), 1)
         full = np.bincount(data.sight.place, fit.weight, places)
         for start in range(0, group.size, _CHUNK):
             chunk = group[start : start + _CHUNK]
@@ -342,7 +239,7 @@ def _solve_without_outliers(
     sigma = np.sqrt(fit.weight)[:, None]
     for _ in range(sigma_iterations):
         deviation = np.abs(ln_sci[:, active] - fit.predict(coefficients[:, active])) * sigma * mask[:, active]
-        typical = 1.4826 * _typical(deviation.T, mask[:, active].T)
+        typical = 1.4826 * typical_of_rows(deviation.T, mask[:, active].T)
         limit = nsigma * np.maximum(np.nan_to_num(typical), np.sqrt(free))
         # The flat follows a bright spike and leaves the other dithers of the place too faint: only the worst goes.
         outlier = (deviation > limit) & (deviation == _greatest_of_place(deviation, fit.places))
@@ -370,11 +267,11 @@ def _rms(deviation: np.ndarray, mask: np.ndarray, free: float) -> np.ndarray:
 
 
 def _scatter_of_dither_held_out(
-    data: _Data, some: np.ndarray, scene: Scene, priors: Priors, noise: float
+    data: FlatData, some: np.ndarray, scene: Scene, priors: Priors, noise: float
 ) -> np.ndarray:
     """(2, wavelength) robust scatter of the last dither about the scene of the others, without and with their flat."""
     held_out = data.sight.dither == data.sight.dither.max()
-    variance = _common_variance(data, some) * noise**2
+    variance = common_variance(data, some) * noise**2
     variance[held_out] = np.inf
     fit = JointFit(data.sight.place, scene, variance, data.shape, priors)
     numbers = np.nonzero(held_out & fit.seen[data.sight.place])[0]

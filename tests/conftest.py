@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from threadpoolctl import threadpool_limits
 
 # The same examples in every run: a failure is then one of the change at hand.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
@@ -18,6 +19,13 @@ settings.load_profile("repeatable")
 
 ROOT = Path(__file__).parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    # Threads of BLAS that wait for one another on a busy machine cost more than small matrices gain by them.
+    with threadpool_limits(1):
+        yield
 
 
 @dataclass(frozen=True)

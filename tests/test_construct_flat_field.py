@@ -15,7 +15,8 @@ from construct_flat_field import construct_flat, construct_flat_field_files, mer
 from cubes import read_cube, write_cube
 from errors import FileFormatError, InputError
 from flat_files import Flat, IfuGrid, read_flat, write_flat
-from flat_model import JointFit, Priors, Scene, Sightlines
+from flat_model import JointFit
+from planet_model import Priors, Scene, Sightlines
 from simulate.kernels import write_kernels
 from simulate.scene import Scene as SimulatedScene
 
@@ -62,8 +63,21 @@ def test_flat_that_went_in_comes_out(dithers, field, kind):
     flat, facts = construct_flat(*data.observed(truth, None), *data.geometry, **data.options)
     wrong = misfit(flat.flat, truth)
     assert np.nanstd(wrong) < DEMANDED
-    assert facts["scatter_ratio"] > 5
+    # What three dithers tell of the limb that the fourth alone sees is less.
+    assert facts["scatter_ratio"] > (5 if field == "disc" else 2.5)
     assert facts["gain_width"] < 0.001
+
+
+def test_spots_that_turn_with_the_planet_do_little_harm(saturn, tmp_path):
+    """Eleven degrees between dithers, and another place on another planet than those that priors were chosen on."""
+    scene = SimulatedScene("saturn", saturn.kernels, seed=61)
+    data = Dithers.of(simulate_dithers(scene, tmp_path, (-2.5, 4.0), n_wave=3, minutes=19))
+    truth = stripes(data.sci.shape[2:], 0.05, "slices", seed=62)
+    observed = data.observed(truth, 300, seed=63)
+    systematic, _, flat = systematic_and_noise(observed, data.sci * truth, truth, data.geometry, data.options)
+    assert systematic < DEMANDED
+    pull = misfit(flat.flat, truth) / (flat.error / flat.flat)
+    assert 0.8 < 1.4826 * np.nanmedian(np.abs(pull)) < 1.25
 
 
 @pytest.mark.parametrize(("snr", "rms"), [(300, 0.02), (300, 0.05), (100, 0.03)])
@@ -80,7 +94,7 @@ def test_with_noise_the_systematic_part_stays_and_the_error_is_honest(dithers, f
     assert noise < 1.6 / snr / 2
     known = np.isfinite(wrong)
     pull = wrong[known] / (flat.error / flat.flat)[known]
-    assert 0.8 < 1.4826 * np.median(np.abs(pull)) < 1.5
+    assert 0.8 < 1.4826 * np.median(np.abs(pull)) < 1.25
 
 
 def test_brightness_of_all_dithers_has_no_part_in_the_flat(dithers):
@@ -91,19 +105,49 @@ def test_brightness_of_all_dithers_has_no_part_in_the_flat(dithers):
     np.testing.assert_allclose(first.flat, second.flat, atol=1e-6)
 
 
+def without_gradient(images):
+    """Images (wavelength, y, x) less the plane that fits each best."""
+    out = np.full_like(images, np.nan)
+    for image, left in zip(images, out, strict=True):
+        known = np.isfinite(image)
+        y, x = np.nonzero(known)
+        planes = np.column_stack([np.ones(y.size), y, x])
+        left[known] = image[known] - planes @ np.linalg.lstsq(planes, image[known], rcond=None)[0]
+    return out
+
+
+GAINS = {
+    "half a per cent": np.log1p([0.005, -0.005, 0.002, 0.0])[:, None],
+    "a per cent": np.log1p([0.0, 0.01, -0.01, 0.0])[:, None],
+    "five per cent": np.log1p([0.05, -0.02, -0.05, 0.03])[:, None],
+    "by wavelength": np.random.default_rng(12).normal(0, 0.01, (4, WAVELENGTHS)),
+}
+
+
+@pytest.mark.parametrize("name", [*GAINS, "constant"])
 @pytest.mark.parametrize("field", list(CENTRES))
-def test_brightness_of_single_dithers_does_not_leak_into_the_flat(dithers, field):
+def test_brightness_of_single_dithers_does_not_leak_into_the_flat(dithers, field, name):
+    """All but a gradient: a gradient of flat and scene with gains of the dithers gives the very same data."""
     data = dithers[field]
     truth = stripes(data.sci.shape[2:], 0.025, "slices")
     sci, err = data.observed(truth, 300)
-    gain = np.array([1.0, 1.01, 0.99, 1.0])[:, None, None, None]
-    flat, facts = construct_flat(sci * gain, err * gain, *data.geometry, **data.options)
-    assert facts["gain_width"] > 0.003
     even, _ = construct_flat(sci, err, *data.geometry, **data.options)
-    # A gain and a gradient of the flat differ little; what is left of the 1 % must be within the error, which says so.
-    assert np.nanstd(np.log(flat.flat / even.flat)) < 0.005
-    wrong = misfit(flat.flat, truth)
-    assert np.nanstd(wrong / (flat.error / flat.flat)) < 1.2
+    if name == "constant":
+        mean = np.nanmean(sci, axis=(0, 2, 3))[:, None, None]
+        changed = sci + np.array([0.01, -0.01, 0.005, 0.0])[:, None, None, None] * mean
+    else:
+        gain = np.exp(np.broadcast_to(GAINS[name], (4, WAVELENGTHS)))[:, :, None, None]
+        changed, err = sci * gain, err * gain
+    flat, facts = construct_flat(changed, err, *data.geometry, **data.options)
+    leak = np.log(flat.flat / even.flat)
+    assert np.nanstd(without_gradient(leak)) < (0.002 if name == "constant" else 0.0005)
+    # The gradient is as uncertain as the flat says.
+    pull = misfit(flat.flat, truth) / (flat.error / flat.flat)
+    assert np.nanstd(pull) < 1.3
+    if name in GAINS:
+        band = GAINS[name].mean(axis=1)
+        wrong = np.log(facts["gains"]) - (band - band.mean())
+        assert (np.abs(wrong) < 3 * np.array(facts["gain_errors"])).all()
 
 
 @pytest.mark.parametrize(("shift", "direction"), [(123.4, 1), (275.0, 1), (0.0, -1)])
@@ -325,6 +369,10 @@ def test_file_has_flat_error_wavelengths_and_scatter(striped, tmp_path, capsys):
         np.nanmedian(flat.scatter_before / flat.scatter_after), rel=1e-3
     )
     assert header["FLAT SCATTER_RATIO"] > 5
+    gains = np.array([header[f"FLAT GAIN_{n}"] for n in (1, 2, 3, 4)])
+    errors = np.array([header[f"FLAT GAIN_ERROR_{n}"] for n in (1, 2, 3, 4)])
+    assert (np.abs(gains - 1) < 3 * errors).all()
+    assert (errors < 0.001).all()
     assert [header[f"SOURCE{n}"] for n in (1, 2, 3, 4)] == [path.name for path in paths]
 
 
@@ -539,4 +587,4 @@ def test_published_flats_come_back_before_the_real_saturn(fringe):
     assert np.nanstd(wrong) < np.hypot(DEMANDED, noise)
     assert np.nanmedian(flat.scatter_before / flat.scatter_after) > 2
     pull = wrong / (flat.error / flat.flat)
-    assert 0.8 < 1.4826 * np.nanmedian(np.abs(pull)) < 1.5
+    assert 0.8 < 1.4826 * np.nanmedian(np.abs(pull)) < 1.25
