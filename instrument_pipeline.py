@@ -24,7 +24,7 @@ import stage_plans
 from correction_plans import LEAST_DITHERS_FOR_FLAT
 from cubes import SOFTWARE_VERSION
 from errors import DataRootError, OptionError
-from instruments import Instrument
+from instruments import SWITCHES, Instrument
 from observations import Exposure, ExposureRoles, find_exposures
 from pipeline import Plan, RunResult, Task, check_disk_space, choose_executor, pending_tasks, run_plan
 from pipeline_input import Input, find_input
@@ -104,12 +104,15 @@ def run_pipeline(
     settings = {
         "instrument": instrument.name,
         "steps": list(active),
+        "skip_steps": [skip_steps] if isinstance(skip_steps, str) else list(skip_steps),
+        "start_step": start_step,
+        "end_step": end_step,
         "parallel": parallel,
         "cluster": cluster,
         "workers": workers,
         "memory_limit": memory_limit,
         "overwrite": overwrite,
-        **{name: getattr(options, name) for name in _option_names()},
+        **{name: getattr(options, name) for name in _option_names(instrument)},
     }
     versions = {"python": sys.version.split()[0], "pipeline": SOFTWARE_VERSION, **jwst_stages.versions()}
     result = run_plan(
@@ -157,8 +160,9 @@ def make_options(root: Path, **values: Any) -> Options:
     return Options(root=root, **values)
 
 
-def _option_names() -> list[str]:
-    return [name for name in Options.__dataclass_fields__ if name != "root"]
+def _option_names(instrument: Instrument) -> list[str]:
+    foreign = {"root", *SWITCHES} - set(instrument.switches)
+    return [name for name in Options.__dataclass_fields__ if name not in foreign]
 
 
 def select_steps(

@@ -9,6 +9,14 @@ from reduction import Product
 
 StepDefaults = Mapping[str, Mapping[str, Any]]
 
+# Default and help of each variant switch.
+SWITCHES: dict[str, tuple[bool | str, str]] = {
+    "background_subtract": ("both", "subtract the background, where there is one"),
+    "defringe": (False, "correct residual fringes of the calibrated exposures (2-D)"),
+    "defringe_1d": ("both", "correct residual fringes of the cubes' spectra (1-D)"),
+    "correct_psf": (False, "divide by the darkening of the limb by the PSF"),
+}
+
 
 @dataclass(frozen=True)
 class Instrument:
@@ -31,7 +39,7 @@ class Instrument:
     plot_prefix
         First part of the name of a cube's plot and animation.
     switches
-        The variant switches that it has, of `pipeline_command.SWITCHES`.
+        The variant switches that it has, of `SWITCHES`.
     stage3_gigabytes
         Memory that a task of stage 3 needs [GB], of the number of its exposures.
     flat_stage, despike_stage

@@ -3,21 +3,21 @@
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from command_line import ArgumentParser, run_command
 from errors import OptionError
 from instrument_pipeline import WEIGHTINGS, run_pipeline
-from instruments import Instrument
+from instruments import SWITCHES, Instrument
+from pipeline.cleaning import describe_sizes, remakeable_files, remove_files
+from pipeline.settings_file import read_settings
 
-# Default and help of each variant switch.
-SWITCHES: dict[str, tuple[bool | str, str]] = {
-    "background_subtract": ("both", "subtract the background, where there is one"),
-    "defringe": (False, "correct residual fringes of the calibrated exposures (2-D)"),
-    "defringe_1d": ("both", "correct residual fringes of the cubes' spectra (1-D)"),
-    "correct_psf": (False, "divide by the darkening of the limb by the PSF"),
-}
+# What a run also writes among its settings, and no flag says.
+FACTS = ("instrument", "steps")
+# Directories whose files are steps on the way to cubes.
+INTERMEDIATES = ("groups", "stage1", "stage2")
 
 
 def add_switch(parser: ArgumentParser, name: str, default: bool | str, help_text: str) -> None:
@@ -69,6 +69,13 @@ def make_parser(instrument: Instrument, program: str) -> ArgumentParser:
     loudness = parser.add_mutually_exclusive_group()
     for name, text in (("quiet", "say only what went wrong"), ("verbose", "say a line for each task")):
         loudness.add_argument(f"--{name}", action="store_true", help=text)
+    parser.add_flag("config", metavar="FILE.toml", help="take flags from this file; those given here win")
+    parser.add_flag(
+        "clean",
+        choices=["intermediates"],
+        help=f"remove what can be made again from {', '.join(INTERMEDIATES)}, after showing its size, and stop",
+    )
+    parser.add_flag("yes", action="store_true", help="remove it without asking")
     parser.add_flag("overwrite", action="store_true", help="make everything anew, also what is done")
     parser.add_flag("dry_run", action="store_true", help="print what would be done and stop")
     for name in instrument.switches:
@@ -136,11 +143,63 @@ def _json_object(text: str) -> dict[str, Any]:
     return value
 
 
+def _parse(parser: ArgumentParser, argv: Sequence[str] | None) -> dict[str, Any]:
+    """Flags of the command line, on top of those of the file that `--config` names."""
+    arguments = vars(parser.parse_args(argv))
+    path = arguments.pop("config")
+    if path is not None:
+        known = arguments.keys() - {"root_path", "clean", "yes", "dry_run"}
+        line = [arguments["root_path"]]
+        for name, value in read_settings(path, known, FACTS).items():
+            line += _as_flags(name, value, arguments)
+        parser.set_defaults(**vars(parser.parse_args(line)))
+        arguments = vars(parser.parse_args(argv))
+        del arguments["config"]
+    return arguments
+
+
+def _as_flags(name: str, value: Any, arguments: Mapping[str, Any]) -> list[str]:
+    """A value of a settings file as it would be written on the command line."""
+    if name in SWITCHES and value in (True, False, "both"):
+        return [f"--{ {True: '', False: 'no_', 'both': 'both_'}[value] }{name}"]
+    if isinstance(value, bool):
+        return [f"--{name}"] if value else []
+    if isinstance(value, list):
+        texts = [str(item) for item in value]
+        return [f"--{name}", *texts] if isinstance(arguments[name], list) else [f"--{name}={','.join(texts)}"]
+    return [f"--{name}={json.dumps(value) if isinstance(value, dict) else value}"]
+
+
+def clean_intermediates(root: Path, yes: bool) -> int:
+    """Remove what can be made again from the early stages of a root, after asking.
+
+    Returns
+    -------
+    int
+        Exit status: 0, or 1 if it was not to be removed.
+    """
+    paths = remakeable_files(root.expanduser().resolve(), INTERMEDIATES)
+    if not paths:
+        print(f"There is nothing in {root} that could be made again.")
+        return 0
+    print(describe_sizes(root.expanduser().resolve(), paths))
+    if not yes and not sys.stdin.isatty():
+        raise OptionError("--clean: nothing is removed without a yes; add --yes where nobody can be asked.")
+    if not yes and input("Remove these files? [y/N] ").strip().lower() not in ("y", "yes"):
+        return 1
+    remove_files(root.expanduser().resolve(), paths)
+    print("Removed. Later steps go on from what they have: give --start_step navigate, or all is made again.")
+    return 0
+
+
 def main(instrument: Instrument, program: str, argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0 all well, 1 something failed, 2 bad input."""
 
     def command(argv: Sequence[str] | None) -> int:
-        arguments = vars(make_parser(instrument, program).parse_args(argv))
+        arguments = _parse(make_parser(instrument, program), argv)
+        clean, yes = arguments.pop("clean"), arguments.pop("yes")
+        if clean is not None:
+            return clean_intermediates(Path(arguments["root_path"]), yes)
         line = [program, *(sys.argv[1:] if argv is None else argv)]
         result = run_pipeline(instrument, arguments.pop("root_path"), **arguments, command=line)
         return 0 if result is None else result.exit_status

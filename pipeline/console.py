@@ -132,10 +132,10 @@ def format_table(
     ]
     if failed:
         blocks.append(["failed:", *failed])
-    not_run = _grouped((result.step, result.error, result.name) for result in results if result.status == NOT_RUN)
+    not_run = grouped((result.step, result.error, result.name) for result in results if result.status == NOT_RUN)
     if not_run:
         blocks.append(["not run:", *not_run])
-    warnings = _grouped((result.step, text, result.name) for result in results for text in result.warnings)
+    warnings = grouped((result.step, text, result.name) for result in results for text in result.warnings)
     if warnings or messages:
         blocks.append(["warnings:", *(f"  {message}" for message in messages), *warnings])
     notes = [(r.step, text, r.name) for r in results if r.status != SKIPPED for text in r.notes]
@@ -154,15 +154,18 @@ def _format_counts(results: Sequence[TaskResult], steps: Iterable[str]) -> list[
             counts = Counter(result.status for result in own)
             seconds = sum(result.seconds for result in own if result.status != SKIPPED)
             rows.append([step, *(str(counts[status]) for status in columns), f"{seconds:.1f} s"])
-    if len(rows) == 1:
-        return ["nothing to do"]
+    return format_rows(rows) if len(rows) > 1 else ["nothing to do"]
+
+
+def format_rows(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of a table as lines: the first column to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     padded = [[text.rjust(width) for text, width in zip(row, widths, strict=True)] for row in rows]
     return ["  ".join([row[0].ljust(widths[0]), *cells[1:]]) for row, cells in zip(rows, padded, strict=True)]
 
 
-def _grouped(items: Iterable[tuple[str, str | None, str]]) -> list[str]:
-    """One line for each step and text, with the names it holds for."""
+def grouped(items: Iterable[tuple[str, str | None, str]]) -> list[str]:
+    """One line for each step and text of (step, text, name), with the names it holds for."""
     names: dict[tuple[str, str | None], list[str]] = defaultdict(list)
     for step, text, name in items:
         names[step, text].append(name)
@@ -177,7 +180,7 @@ def _grouped_notes(notes: Sequence[tuple[str, str, str]]) -> list[str]:
     """The first few notes of each step; all of them are in the run's log."""
     lines = []
     for step in dict.fromkeys(step for step, *_ in notes):
-        own = _grouped(note for note in notes if note[0] == step)
+        own = grouped(note for note in notes if note[0] == step)
         lines += own[:MAXIMUM_NOTES]
         if len(own) > MAXIMUM_NOTES:
             lines.append(f"  {step}  and {len(own) - MAXIMUM_NOTES} more like these in logs/run.json")

@@ -14,7 +14,7 @@ import importlib.util
 import json
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from modulefinder import ModuleFinder
@@ -25,7 +25,7 @@ from files import PARTIAL_PREFIX
 from pipeline.plan import PlanError, Task, plain_value, relative_name
 
 FORMAT = 1
-RECORD_NAMES = {"key", "outputs", "seconds", "facts", "notes", "warnings"}
+RECORD_NAMES = {"key", "step", "function", "outputs", "seconds", "facts", "notes", "warnings"}
 BLOCK_BYTES = 1 << 20
 
 Signature = tuple[int, int, int, int]
@@ -195,11 +195,19 @@ class Records:
         self._hashes = hashes
         self._directory = root / "logs" / "records"
 
-    def path(self, task: Task) -> Path:
-        """Where the record of a task is."""
-        name = relative_name(task.outputs[0], self._root)
+    def path(self, output: Path) -> Path:
+        """Where the record of the task is whose first output this is."""
+        name = relative_name(output, self._root)
         # The hash keeps files of one name in different directories apart.
-        return self._directory / f"{task.outputs[0].name[-150:]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}.json"
+        return self._directory / f"{output.name[-150:]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}.json"
+
+    def all(self) -> Iterator[dict[str, Any]]:
+        """Every record that can be read, of this run and all before."""
+        for path in sorted(self._directory.glob("*.json")):
+            with suppress(ValueError):
+                record = _read_record(path)
+                if record is not None:
+                    yield record
 
     def read(self, task: Task) -> dict[str, Any] | None:
         """The record of a task, or None if there is none.
@@ -209,17 +217,7 @@ class Records:
         ValueError
             If there is one that can not be read.
         """
-        try:
-            content = json.loads(self.path(task).read_bytes())
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise ValueError(f"the record {self.path(task)} can not be read ({error.strerror})") from None
-        except ValueError:
-            raise ValueError(f"the record {self.path(task)} is damaged") from None
-        if not (isinstance(content, dict) and content.keys() >= RECORD_NAMES):
-            raise ValueError(f"the record {self.path(task)} is damaged")
-        return content
+        return _read_record(self.path(task.outputs[0]))
 
     def find(self, task: Task, missing: Sequence[Path] = ()) -> dict[str, Any] | None:
         """The record of a task if it is done: made from the same, and with its outputs as they were recorded.
@@ -260,12 +258,28 @@ class Records:
             "key": key,
             "step": task.step,
             "function": task.function,
+            "source": source_digest(task.function),
+            "inputs": {relative_name(path, self._root): digests[path] for path in task.inputs},
             "outputs": {relative_name(path, self._root): digests[path] for path in task.outputs},
             "seconds": round(seconds, 3),
             **outcome,
         }
-        write_json(self.path(task), content)
+        write_json(self.path(task.outputs[0]), content)
 
     def remove(self, task: Task) -> None:
         """Forget a task. Raises OSError."""
-        self.path(task).unlink(missing_ok=True)
+        self.path(task.outputs[0]).unlink(missing_ok=True)
+
+
+def _read_record(path: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ValueError(f"the record {path} can not be read ({error.strerror})") from None
+    except ValueError:
+        raise ValueError(f"the record {path} is damaged") from None
+    if not (isinstance(content, dict) and content.keys() >= RECORD_NAMES):
+        raise ValueError(f"the record {path} is damaged")
+    return content

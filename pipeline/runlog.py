@@ -1,4 +1,7 @@
-"""`logs/run.json`: what a run was told to do, what it did and how long that took, for machines to read."""
+"""`logs/run.json`: what a run was told to do, what it did and how long that took, for machines to read.
+
+`logs/run.toml` beside it has what it was told alone, in the form in which another run can be told the same.
+"""
 
 import json
 import os
@@ -12,6 +15,7 @@ from typing import Any
 
 from pipeline.plan import Plan, relative_name
 from pipeline.records import write_json
+from pipeline.settings_file import format_settings
 
 INTERVAL_S = 3.0
 
@@ -69,7 +73,9 @@ class TaskResult:
 
 
 class RunLog:
-    """Writes `logs/run.json` now and then, and at the end. That of the run before is kept as `run-<its start>.json`.
+    """Writes `logs/run.json` now and then, and at the end, and `run.toml` once.
+
+    Those of the run before are kept as `run-<its start>.json` and `.toml`.
 
     Parameters
     ----------
@@ -96,6 +102,11 @@ class RunLog:
         self._next_time = 0.0
         self.error: str | None = None
         self._keep_previous()
+        # The settings are in the other file too, whose errors are told.
+        with suppress(OSError):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            text = format_settings(self._facts.get("settings", {}))
+            self._path.with_suffix(".toml").write_text(text, encoding="utf-8")
 
     def update(self) -> bool:
         """Write the file if it is time to; say whether it was."""
@@ -151,6 +162,7 @@ class RunLog:
                 start = modified
             kept = self._path.with_name(f"run-{start:%Y%m%dT%H%M%S.%f}Z.json")
             os.replace(self._path, kept)
+            os.replace(self._path.with_suffix(".toml"), kept.with_suffix(".toml"))
 
 
 def _now() -> str:

@@ -239,7 +239,7 @@ def test_a_damaged_output_is_made_anew(root, damage):
 def test_a_damaged_record_is_no_record(root, content):
     plan = chain_plan(root)
     run_quietly(plan)
-    Records(root, ContentHashes(root)).path(plan.tasks[1]).write_bytes(content)
+    Records(root, ContentHashes(root)).path(plan.tasks[1].outputs[0]).write_bytes(content)
     result = run_quietly(plan)
     assert names_of(result.done) == ["stage1/exposure 1.txt"]
     assert "damaged" in result.done[0].notes[0]
@@ -270,7 +270,7 @@ def test_pending_tasks_are_those_that_a_run_would_run(root):
     names = [task.outputs[0].name for task in pending_tasks(plan)]
     # What is made anew may come out differently, so what follows it is pending too.
     assert names == ["exposure 1.txt", "exposure 1.txt", "cube.txt"]
-    Records(root, ContentHashes(root)).path(plan.tasks[0]).write_text("{")
+    Records(root, ContentHashes(root)).path(plan.tasks[0].outputs[0]).write_text("{")
     assert len(pending_tasks(plan)) == 5
 
 
