@@ -153,13 +153,16 @@ class CubeModel:
         out = left_out[:, self.spaxels]
         images = self._principal_images(self.most_images)
         use = self.known & ~out
-        expected = _coefficients(self.data, use, images) @ images.T
-        leverage = np.sum(images**2, axis=1)
-        difference = self.data - expected
-        difference = np.where(out, difference, difference / np.maximum(1 - leverage, _LEAST_REMAINDER))
+        difference = _coefficients(self.data, use, images) @ images.T
+        np.subtract(self.data, difference, out=difference)
+        remainder = np.maximum(1 - np.sum(images**2, axis=1), _LEAST_REMAINDER)
+        np.divide(difference, remainder, out=difference, where=~out)
+        difference /= self.weight[0]
+        difference /= self.weight[1]
+        difference[~self.known] = np.nan
         self._fill_in(images, self.filled | out)
         deviation = elsewhere.copy()
-        deviation[:, self.spaxels] = np.where(self.known, difference / self.weight[0] / self.weight[1], np.nan)
+        deviation[:, self.spaxels] = difference
         return deviation
 
     def _fill_in(self, images: np.ndarray, filled: np.ndarray) -> None:

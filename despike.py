@@ -1,4 +1,4 @@
-"""Despike a cube: find single voxels that no telescope could have imaged (cosmic rays, bad pixels) and mark them bad.
+"""Despike a cube: find voxels that no telescope could have imaged (cosmic rays, bad pixels) and mark them bad.
 
 In: a `*_s3d.fits` cube. Out: the same cube with the spikes NaN in SCI and ERR, DO_NOT_USE | OUTLIER in DQ, and an
 extension SPIKES.
@@ -8,14 +8,16 @@ A voxel is a spike where three things hold, in each of which noise is ERR scaled
    few images), nor is it odd in the same way as its neighbours in wavelength. Taken off, the expectation leaves an
    image that is flat on limbs, belts, moons and lines alike, where a spike of a few sigma shows.
 2. local median test: in that image it deviates from the median of the 9 x 9 spaxels around it.
-3. sharpness test: it is sharper there than the PSF allows, and higher than its neighbours as far as they are no spikes.
+3. sharpness test: it is sharper there than the PSF allows, by itself or in a block of 2 x 2 spaxels (`sharpness`), and
+   not lower than its neighbours as far as they are no spikes.
 
 Spikes found are left out and the whole is repeated, by default three times with the same windows, so that spikes next
-to brighter ones are found and none bends the expectation for its neighbours.
+to brighter ones are found and none bends the expectation for its neighbours. It begins with a first guess at the
+expectation, from a voxel's neighbours alone: spikes by that are kept out of the model.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,8 +28,9 @@ from command_line import ArgumentParser, run_command
 from cube_model import CubeModel, expect_from_neighbours
 from cubes import DQ, read_cube, spaxel_scale, write_cube
 from errors import OptionError
-from medians import local_median, median_along_rows, nan_median, surroundings
+from medians import local_median, median_along_rows, nan_median
 from psf_model import psf_fwhm as instrument_psf_fwhm
+from sharpness import ring_shares, sharp_parts
 
 STEP = "despike"
 # A spike of nsigma is itself scattered by noise; a threshold this many sigma lower finds 98 in 100 of those.
@@ -38,11 +41,8 @@ LEAST_NOISE_SCALE = 0.5
 LEAST_SAMPLE = 25
 # Of fewer wavelengths nothing is learnt about one of them.
 LEAST_WAVELENGTHS = 3
-# A voxel is sharp if its neighbours stand out by less than this share of what the PSF, centred on it, would give them.
-SHARE_OF_PSF = 0.5
-# Heights that differ by less than this factor are the same: medians of two values leave them equal but for rounding.
-LEVEL = 1 - 1e-4
-_EIGHT = tuple((j, i) for j in (-1, 0, 1) for i in (-1, 0, 1) if (j, i) != (0, 0))
+
+_Deviations = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]
 
 
 def despike_cube(sci: np.ndarray, err: np.ndarray, **options: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -116,85 +116,89 @@ def find_spikes(
     if np.isinf(values).any():
         values = np.where(np.isfinite(values), values, np.nan)
     noise = _usable_errors(err, np.isfinite(values))
-    share = SHARE_OF_PSF * _neighbours_of_psf(np.broadcast_to(psf_fwhm, len(values)))
     compare_wavelengths = wavelength_test and len(values) >= LEAST_WAVELENGTHS
-    expectation = _OtherWavelengths(values, noise, window) if compare_wavelengths else _LocalMedian(values, box_size)
     tests = _Tests(
         threshold=nsigma - NOISE_ALLOWANCE,
-        share=share,
+        shares=ring_shares(np.broadcast_to(psf_fwhm, len(values))) if sharpness_test else None,
         box_size=box_size if median_test else None,
         window=window if compare_wavelengths else None,
-        sharpness=sharpness_test,
+        iterations=iterations,
     )
-    spikes = expectation.suspects
-    for _ in range(iterations):
-        found = tests.spikes(expectation.deviation(spikes), spikes, noise, expectation.local)
-        if np.array_equal(found, spikes):
-            break
-        spikes = found
-    return spikes
+    nothing = np.zeros(values.shape, bool)
+    if not compare_wavelengths:
+        return tests.repeat(nothing, noise, lambda spikes: (_beside_local_median(values, spikes, box_size), None))
+    local = values - expect_from_neighbours(values, noise, window)
+    suspects = tests.repeat(nothing, noise, lambda spikes: (local, None))
+    model = CubeModel.fit(values, noise, suspects, local)
+    if model is not None:
+        return tests.repeat(suspects, noise, lambda spikes: (model.deviation(spikes, elsewhere=local), local))
+
+    def beside_neighbours(spikes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        deviation = values - expect_from_neighbours(np.where(spikes, np.nan, values), noise, window)
+        return deviation, deviation
+
+    return tests.repeat(suspects, noise, beside_neighbours)
 
 
 @dataclass(frozen=True)
 class _Tests:
-    """Thresholds of the tests; `box_size` and `window` are None where they are not made.
+    """Thresholds of the tests; `shares`, `box_size` and `window` are None where they are not made.
 
     In the images as they are, without the wavelength test, the local median is the expectation itself.
     """
 
     threshold: float
-    share: np.ndarray
+    shares: np.ndarray | None
     box_size: int | None
     window: int | None
-    sharpness: bool
+    iterations: int
 
-    def spikes(
-        self, deviation: np.ndarray, flagged: np.ndarray, noise: np.ndarray, local: np.ndarray | None
+    def repeat(self, spikes: np.ndarray, noise: np.ndarray, deviations: _Deviations) -> np.ndarray:
+        """Spikes found by looking several times, at first beside those given.
+
+        `deviations` tells the deviations from the expectation if spikes are left out, and those from the first guess.
+        """
+        for _ in range(self.iterations):
+            found = self._look(*deviations(spikes), spikes, noise)
+            if np.array_equal(found, spikes):
+                break
+            spikes = found
+        return spikes
+
+    def _look(
+        self, deviation: np.ndarray, local: np.ndarray | None, flagged: np.ndarray, noise: np.ndarray
     ) -> np.ndarray:
         """Which voxels are spikes, seen beside those that are not `flagged` so far.
 
         A source that shines in one line only is no surprise to the model in its wings, but in its middle, which is left
-        out: so sharpness is asked of the deviation from the local expectation, too.
+        out: so sharpness is asked of the deviation from the first guess, too.
         """
         by_wavelength = self.window is not None
         scale = _noise_scale(deviation, noise) if by_wavelength else _image_scale(deviation, noise)[:, None, None]
         sigma = noise * scale
         place = np.nonzero(np.abs(deviation) > self.threshold * sigma)
-        unflagged = np.where(flagged, np.nan, deviation)
-        here, least = deviation[place], self.threshold * sigma[place]
-        background = np.zeros_like(here)
-        found = np.ones(here.shape, bool)
+        background = np.zeros_like(deviation[place])
         if by_wavelength:
-            found &= np.abs(here - _median_of_neighbouring_wavelengths(unflagged, place, self.window)) > least
+            unflagged = np.where(flagged, np.nan, deviation)
+            here, least = deviation[place], self.threshold * sigma[place]
+            found = np.abs(here - _median_of_neighbouring_wavelengths(unflagged, place, self.window)) > least
             if self.box_size is not None:
                 background = np.nan_to_num(local_median(unflagged, place, self.box_size), nan=0.0)
                 found &= np.abs(here - background) > least
-        if self.sharpness:
-            share = self.share[place[0]]
-            height = np.abs(here - background)
-            mean, highest = _neighbours(unflagged, place, background)
-            found &= (np.sign(here - background) * mean < share * height) & (height > LEVEL * highest)
-            if local is not None:
-                mean, _ = _neighbours(np.where(flagged, np.nan, local), place, np.zeros_like(here))
-                found &= ~(np.sign(local[place]) * mean >= share * np.abs(local[place]))
+            place, background = tuple(axis[found] for axis in place), background[found]
         spikes = np.zeros(deviation.shape, bool)
-        spikes[place] = found
+        spikes[place] = True
+        if self.shares is not None:
+            spikes &= sharp_parts(deviation, flagged, place, background, self.shares, also_in=local)
         return spikes
 
 
-class _LocalMedian:
-    """The local median as expectation: the classical method, in each image by itself."""
-
-    def __init__(self, values: np.ndarray, box_size: int) -> None:
-        self.values, self.box_size, self.local = values, box_size, None
-        self.suspects = np.zeros(values.shape, bool)
-
-    def deviation(self, spikes: np.ndarray) -> np.ndarray:
-        """Values minus the median around them, in which `spikes` do not count; NaN where there is no value."""
-        deviation = self.values.copy()
-        place = np.nonzero(np.isfinite(deviation))
-        deviation[place] -= local_median(np.where(spikes, np.nan, self.values), place, self.box_size)
-        return deviation
+def _beside_local_median(values: np.ndarray, spikes: np.ndarray, box_size: int) -> np.ndarray:
+    """The classical method: values minus the median around them, in which `spikes` do not count; NaN without value."""
+    deviation = values.copy()
+    place = np.nonzero(np.isfinite(deviation))
+    deviation[place] -= local_median(np.where(spikes, np.nan, values), place, box_size)
+    return deviation
 
 
 def _check_options(sci, err, nsigma, box_size, window, iterations, tests) -> None:
@@ -222,53 +226,6 @@ def _usable_errors(err: np.ndarray, valid: np.ndarray) -> np.ndarray:
     return np.where(usable, err, typical[:, None, None]).astype(np.float32)
 
 
-def _neighbours_of_psf(fwhm: np.ndarray) -> np.ndarray:
-    # Mean of a Gaussian PSF in the eight spaxels around the one it is centred on, in units of its value there.
-    edge = np.exp(-4 * np.log(2) / np.asarray(fwhm, float) ** 2)
-    return (edge + edge**2) / 2
-
-
-class _OtherWavelengths:
-    """What each voxel should be by all the others, as far as they are no spikes."""
-
-    def __init__(self, values: np.ndarray, noise: np.ndarray, window: int) -> None:
-        self.values, self.noise, self.window = values, noise, window
-        local = values - expect_from_neighbours(values, noise, window)
-        self.suspects = self._suspects(local)
-        self.model = CubeModel.fit(values, noise, self.suspects, local)
-        self.local = local
-
-    def _suspects(self, deviation: np.ndarray) -> np.ndarray:
-        # Generous, but one in each neighbourhood at most: the others have to hold the model to the scene.
-        ratio = np.nan_to_num(
-            np.abs(deviation) / (self.noise * _image_scale(deviation, self.noise)[:, None, None]), nan=0
-        )
-        highest = np.zeros_like(ratio)
-        for offset in _EIGHT:
-            np.maximum(highest, _shifted(ratio, offset), out=highest)
-        return (ratio > 5) & (ratio >= highest)
-
-    def deviation(self, spikes: np.ndarray) -> np.ndarray:
-        """Values minus expectation, each voxel left out of its own; NaN where there is none."""
-        if self.model is None:
-            if spikes.any():
-                without = np.where(spikes, np.nan, self.values)
-                # A spike's own value does not enter its expectation.
-                self.local = self.values - expect_from_neighbours(without, self.noise, self.window)
-            return self.local
-        return self.model.deviation(spikes, elsewhere=self.local)
-
-
-def _shifted(cube: np.ndarray, offset: tuple[int, int]) -> np.ndarray:
-    # The neighbours at (y + j, x + i), 0 beyond the edge.
-    (j, i), (_, ny, nx) = offset, cube.shape
-    out = np.zeros_like(cube)
-    to_y, to_x = slice(max(-j, 0), ny - max(j, 0)), slice(max(-i, 0), nx - max(i, 0))
-    from_y, from_x = slice(max(j, 0), ny - max(-j, 0)), slice(max(i, 0), nx - max(-i, 0))
-    out[:, to_y, to_x] = cube[:, from_y, from_x]
-    return out
-
-
 def _image_scale(deviation: np.ndarray, noise: np.ndarray) -> np.ndarray:
     # Robust scatter of each image in units of ERR.
     ratio = np.abs(deviation / noise).reshape(len(deviation), -1)
@@ -294,18 +251,6 @@ def _median_of_neighbouring_wavelengths(image: np.ndarray, place: tuple[np.ndarr
     padded = np.pad(image, ((half, half), (0, 0), (0, 0)), constant_values=np.nan)
     around = np.stack([padded[wavelength + k, y, x] for k in range(window) if k != half])
     return np.nan_to_num(nan_median(around), nan=0.0)
-
-
-def _neighbours(
-    image: np.ndarray, place: tuple[np.ndarray, ...], background: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Mean of the eight neighbours over the background, and the greatest absolute value; NaN with fewer than three."""
-    around = np.delete(surroundings(image, place, 1), 4, axis=0) - background
-    there = np.isfinite(around)
-    around = np.where(there, around, 0.0)
-    count = there.sum(axis=0)
-    mean = np.where(count >= 3, around.sum(axis=0) / np.maximum(count, 1), np.nan)
-    return mean, np.max(np.abs(around), axis=0)
 
 
 def despike_file(

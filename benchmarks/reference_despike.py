@@ -20,75 +20,112 @@ def reference_find_spikes(
 ):
     """The mask that `despike.find_spikes` gives, with the same parameters."""
     values = np.where(np.isfinite(sci), sci, np.nan).astype(float)
-    shape = values.shape
     noise = _errors(values, err)
-    threshold = nsigma - 2
-    across_wavelengths = wavelength_test and shape[0] >= 3
-    spikes = np.zeros(shape, bool)
-    model = None
-    if across_wavelengths:
-        local = _local_deviation(values, noise, window)
-        spikes = _suspects(local, noise)
-        model = _Model(values, noise, spikes, local)
-    for _ in range(iterations):
-        if not across_wavelengths:
-            deviation = values - _each(_without(values, spikes), lambda a, v: _median(_box(a, v, box_size // 2)))
-        elif model.count:
-            deviation = np.where(model.modelled, model.deviation(spikes), local)
-        else:
-            deviation = local
-            if spikes.any():
-                deviation = values - _local_expectation(_without(values, spikes), noise, window)
-            local = deviation
-        sigma = noise * _image_scale(deviation, noise)[:, None, None]
-        if across_wavelengths:
-            sigma = sigma * _spaxel_scale(deviation, sigma)
-        unflagged = _without(deviation, spikes)
-        found = np.zeros(shape, bool)
-        for voxel in np.ndindex(shape):
-            found[voxel] = _is_spike(
-                deviation[voxel],
-                unflagged,
-                voxel,
-                threshold * sigma[voxel],
-                box_size if across_wavelengths and median_test else None,
-                window if across_wavelengths else None,
-                np.broadcast_to(psf_fwhm, shape[0])[voxel[0]] if sharpness_test else None,
-                _without(local, spikes) if across_wavelengths else None,
-                local[voxel] if across_wavelengths else None,
-            )
-        if np.array_equal(found, spikes):
-            break
-        spikes = found
-    return spikes
+    across_wavelengths = wavelength_test and len(values) >= 3
+    fwhm = np.broadcast_to(psf_fwhm, len(values)) if sharpness_test else None
+
+    def repeat(spikes, deviations):
+        for _ in range(iterations):
+            deviation, local = deviations(spikes)
+            sigma = noise * _image_scale(deviation, noise)[:, None, None]
+            if across_wavelengths:
+                sigma = sigma * _spaxel_scale(deviation, sigma)
+            box, around = (box_size if median_test else None, window) if across_wavelengths else (None, None)
+            found = _look(deviation, local, spikes, (nsigma - 2) * sigma, box, around, fwhm)
+            if np.array_equal(found, spikes):
+                break
+            spikes = found
+        return spikes
+
+    nothing = np.zeros(values.shape, bool)
+    if not across_wavelengths:
+
+        def beside_box(spikes):
+            median = _each(_without(values, spikes), lambda a, v: _median(_box(a, v, box_size // 2)))
+            return values - median, None
+
+        return repeat(nothing, beside_box)
+    local = _local_deviation(values, noise, window)
+    suspects = repeat(nothing, lambda spikes: (local, None))
+    model = _Model(values, noise, suspects, local)
+    if model.count:
+        return repeat(suspects, lambda spikes: (np.where(model.modelled, model.deviation(spikes), local), local))
+
+    def beside_neighbours(spikes):
+        deviation = values - _local_expectation(_without(values, spikes), noise, window)
+        return deviation, deviation
+
+    return repeat(suspects, beside_neighbours)
 
 
-def _is_spike(value, image, voxel, least, box_size, window, fwhm, local_image, local_value) -> bool:
-    if not abs(value) > least:
+def _look(deviation, local, spikes, least, box_size, window, fwhm):
+    unflagged = _without(deviation, spikes)
+    backgrounds = {}
+    for voxel in np.ndindex(deviation.shape):
+        value = deviation[voxel]
+        if not abs(value) > least[voxel]:
+            continue
+        background = 0.0
+        if window is not None:
+            if not abs(value - _number(_median(_spectral_neighbours(unflagged, voxel, window)))) > least[voxel]:
+                continue
+            if box_size is not None:
+                background = _number(_median(_box(unflagged, voxel, box_size // 2)))
+                if not abs(value - background) > least[voxel]:
+                    continue
+        backgrounds[voxel] = background
+    found = np.zeros(deviation.shape, bool)
+    for voxel, background in backgrounds.items():
+        parts = [[voxel]]
+        if fwhm is not None:
+            parts = _sharp_parts(deviation - background, unflagged - background, local, spikes, voxel, fwhm[voxel[0]])
+        for member in (member for part in parts for member in part if member in backgrounds):
+            found[member] = True
+    return found
+
+
+def _sharp_parts(deviation, unflagged, local, spikes, voxel, fwhm):
+    """The voxel, or the blocks of 2 x 2 with it, as lists of voxels, that are sharper than the PSF allows."""
+    around = _eight(unflagged, voxel)
+    if abs(deviation[voxel]) <= (1 - 1e-4) * np.max(np.abs(around), initial=0.0, where=np.isfinite(around)):
+        return []
+    wavelength, y, x = voxel
+    blocks = [[(y + j, x + i), (y + j, x), (y, x + i), (y, x)] for j in (-1, 1) for i in (-1, 1)]
+    if _is_sharp(deviation, unflagged, local, spikes, voxel, [(y, x)], fwhm):
+        blocks = [[(y, x)]]
+    else:
+        blocks = [block for block in blocks if _is_sharp(deviation, unflagged, local, spikes, voxel, block, fwhm)]
+    return [[(wavelength, *place) for place in block] for block in blocks]
+
+
+def _is_sharp(deviation, unflagged, local, spikes, voxel, part, fwhm):
+    y, x = np.array(part).T
+    ring = [
+        (j, i) for j in range(y.min() - 1, y.max() + 2) for i in range(x.min() - 1, x.max() + 2) if (j, i) not in part
+    ]
+
+    def light(place):
+        return np.exp(-4 * np.log(2) * ((place[0] - y.mean()) ** 2 + (place[1] - x.mean()) ** 2) / fwhm**2)
+
+    share = 0.5 * np.mean([light(place) for place in ring]) / np.mean([light(place) for place in part])
+
+    def ring_and_part(image, unflagged_image):
+        _, ny, nx = image.shape
+        values = {(j, i): unflagged_image[voxel[0], j, i] for j, i in ring + part if 0 <= j < ny and 0 <= i < nx}
+        values[voxel[1:]] = image[voxel]
+        means = []
+        for places, least in ((ring, 3), (part, 1)):
+            there = [values[place] for place in places if np.isfinite(values.get(place, np.nan))]
+            means.append(np.mean(there) if len(there) >= least else np.nan)
+        return np.sign(image[voxel]) * np.array(means)
+
+    mean_of_ring, mean_of_part = ring_and_part(deviation, unflagged)
+    if not mean_of_ring < share * mean_of_part:
         return False
-    background = 0.0
-    if window is not None and not abs(value - _number(_median(_spectral_neighbours(image, voxel, window)))) > least:
-        return False
-    if box_size is not None:
-        background = _number(_median(_box(image, voxel, box_size // 2)))
-        if not abs(value - background) > least:
-            return False
-    if fwhm is None:
+    if local is None:
         return True
-    edge = np.exp(-4 * np.log(2) / fwhm**2)
-    share = 0.5 * (4 * edge + 4 * edge**2) / 8
-    around = _eight(image, voxel)
-    around = around[np.isfinite(around)] - background
-    excess = value - background
-    if around.size < 3 or not np.sign(excess) * around.mean() < share * abs(excess):
-        return False
-    if abs(excess) <= (1 - 1e-4) * abs(around).max():
-        return False
-    if local_image is not None and np.isfinite(local_value):
-        around = _eight(local_image, voxel)
-        around = around[np.isfinite(around)]
-        return around.size < 3 or bool(np.sign(local_value) * around.mean() < share * abs(local_value))
-    return True
+    mean_of_ring, mean_of_part = ring_and_part(local, _without(local, spikes))
+    return not mean_of_ring >= share * mean_of_part
 
 
 def _errors(values, err):
@@ -173,12 +210,6 @@ def _spaxel_scale(deviation, sigma):
         if np.isfinite(ratio).sum() >= 25:
             out[place] = max(1.0, 1.4826 * _median(ratio))
     return out
-
-
-def _suspects(deviation, noise):
-    ratio = np.abs(deviation) / (noise * _image_scale(deviation, noise)[:, None, None])
-    ratio = np.where(np.isfinite(ratio), ratio, 0.0)
-    return _each(ratio, lambda a, v: a[v] > 5 and a[v] >= max(_eight(a, v), default=0)).astype(bool)
 
 
 class _Model:
