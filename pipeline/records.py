@@ -118,11 +118,12 @@ def _digest_of_source(origin: str, signature: Signature) -> str:
 
 
 @lru_cache(maxsize=256)
-def _imported_neighbours(origin: str, signature: Signature, directory: str) -> tuple[str, ...]:
+def _imported_neighbours(origin: str, signature: Signature, directory: str) -> tuple[tuple[str, str], ...]:
     # Only code objects are read, nothing is imported. What is not below the directory (numpy, jwst) is in `versions`.
     finder = ModuleFinder(path=[directory])
     finder.load_file(origin)
-    return tuple(sorted({module.__file__ for module in finder.modules.values() if module.__file__}))
+    paths = sorted({module.__file__ for module in finder.modules.values() if module.__file__})
+    return tuple((os.path.relpath(path, directory), path) for path in paths)
 
 
 def source_digest(function: str) -> str:
@@ -148,7 +149,7 @@ def source_digest(function: str) -> str:
         return origin
     directory = str(Path(origin).parents[module.count(".")])
     sources = _imported_neighbours(origin, file_signature(origin), directory)
-    digests = [(os.path.relpath(path, directory), _digest_of_source(path, file_signature(path))) for path in sources]
+    digests = [(name, _digest_of_source(path, file_signature(path))) for name, path in sources]
     return hashlib.sha256(json.dumps(digests).encode()).hexdigest()
 
 
