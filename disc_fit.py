@@ -42,8 +42,6 @@ class Image:
     ----------
     values
         (spaxel,) brightness, 1 where bright.
-    east, north
-        (spaxel,) offsets from the target's centre by the header [arcsec].
     row
         (spaxel,) number of the row of the cube.
     upwards
@@ -53,8 +51,6 @@ class Image:
     """
 
     values: np.ndarray
-    east: np.ndarray
-    north: np.ndarray
     row: np.ndarray
     upwards: np.ndarray
     spaxel: float
@@ -85,6 +81,7 @@ class DiscFit:
     offset: np.ndarray
     covariance: np.ndarray
     evidence: float
+    model: DiscModel
     image: Image
     shapes: Sampled
     weights: np.ndarray
@@ -113,7 +110,7 @@ class DiscFit:
 
     def gain_over_smooth(self) -> float:
         """Fall of chi^2 against a quadratic surface."""
-        x, y = self.image.east - self.image.east.mean(), self.image.north - self.image.north.mean()
+        x, y = self.model.east - self.model.east.mean(), self.model.north - self.model.north.mean()
         smooth = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1)
         root = np.sqrt(self.weights)
         _, left, *_ = np.linalg.lstsq(smooth * root[:, None], self.image.values * root, rcond=None)
@@ -190,6 +187,7 @@ class _State:
             self.offset,
             np.linalg.inv(information)[:2, :2],
             float(likelihood - penalty + 0.5 * np.linalg.slogdet(self.inverse)[1]),
+            self.model,
             self.image,
             self.shapes,
             self.weights,

@@ -5,7 +5,7 @@ Method:
 
 1. The image is the median over wavelength of the planes, each divided by its own brightness: cosmic rays and lines drop
    out. Its outermost spaxels are left out, where slices lie partly outside.
-2. A grid search with a plain disc finds where to start, once or twice. Spaxels far from the limb are left out then.
+2. A grid search with a plain disc finds where to start, once or twice.
 3. The model (`pointing_model`, `disc_fit`) is linear in the brightness of disc, belts, clouds, rings and sky; offset
    and width of the PSF are free. How strong belts, clouds and noise are, and how far each row of the cube is displaced
    by the slices that it was made of, the data decide. The size of the ellipsoid is not free.
@@ -20,13 +20,13 @@ PSF widths: MRS, Law et al. 2023, AJ 166, 45; NIRSpec IFU, D'Eugenio et al. 2024
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import binary_erosion, binary_fill_holes, distance_transform_edt
+from scipy.ndimage import binary_erosion, binary_fill_holes
 from scipy.special import softmax
 
 from body_geometry import ObservationGeometry, line_of_sight, sky_axes
 from cubes import Cube, sky_coordinates, spaxel_scale
 from disc_fit import Image, fit_disc
-from pointing_model import LIMB_BAND, DiscModel, build_disc_model
+from pointing_model import DiscModel, build_disc_model
 
 MAX_OFFSET = 1.5  # arcsec; how far the search goes in RA and in Dec
 # arcsec; directions known less well are left alone: JWST itself points as well (JDox, 'JWST Pointing Performance')
@@ -39,7 +39,6 @@ _EDGE = 2  # spaxels of the field's edge that are left out
 _LEAST_SPAXELS = 50
 _LIMB_WIDTH = 0.71  # of the PSF's FWHM: where the image of an edge is between 0.2 and 0.8
 _MAX_PLANES = 400
-_MOST_PIECES = 12  # of the limb that are displaced independently
 _TEMPERATURE = 10.0  # of the evidence: models of belts and clouds are never right to the noise, and so decide less
 _OTHER_START = 1.15  # misfit relative to the best, up to which the second best start is tried too
 
@@ -158,25 +157,20 @@ def fit_image_pointing(
     east, north = offsets[:, good]
     if _far_from_limb(east, north, geometry, MAX_OFFSET + fwhm):
         return _nothing("the limb is not in the field")
-    searched = [
-        build_disc_model(geometry, east, north, fwhm, sunlit=sunlit, reach=MAX_OFFSET, detailed=False)
-        for sunlit in (True, False)
-    ]
-    starts = _grid_search(image[good], searched[0])
-    if not starts:
-        return _nothing("the limb is not in the field")
-    near = _near_limb(searched[0], starts, LIMB_BAND * fwhm)
-    good[good] = near
-    east, north = east[near], north[near]
     upwards = np.nanmean(np.diff(offsets, axis=1), axis=(1, 2))
     data = Image(
         values=image[good] / np.percentile(image[good], 98),
-        east=east,
-        north=north,
         row=np.nonzero(good)[0],
         upwards=upwards / np.linalg.norm(upwards),
         spaxel=spaxel,
     )
+    searched = [
+        build_disc_model(geometry, east, north, fwhm, sunlit=sunlit, reach=MAX_OFFSET, detailed=False)
+        for sunlit in (True, False)
+    ]
+    starts = _grid_search(data.values, searched[0])
+    if not starts:
+        return _nothing("the limb is not in the field")
     dark_in_sight = not np.array_equal(searched[0].sharp[..., 0], searched[1].sharp[..., 0])
     fits = []
     for start in starts:
@@ -193,8 +187,7 @@ def fit_image_pointing(
     correlated = best.correlated_spaxels(good)
     if best.gain_over_smooth() / correlated < MIN_SIGNIFICANCE:
         return _nothing("the disc does not stand out from noise")
-    limb_length = limb.sum() * spaxel**2 / (_LIMB_WIDTH * fwhm)
-    pieces = float(np.clip(limb_length / (2 * fwhm), 1, _MOST_PIECES))
+    pieces = max(limb.sum() * spaxel**2 / (_LIMB_WIDTH * fwhm) / (2 * fwhm), 1.0)
     shares = softmax([fit.evidence / _TEMPERATURE for fit in fits])
     offset = sum(share * fit.offset for share, fit in zip(shares, fits, strict=True))
     covariance = best.systematic(SYSTEMATIC_ERROR * fwhm, pieces)
@@ -218,20 +211,6 @@ def _far_from_limb(east: np.ndarray, north: np.ndarray, geometry: ObservationGeo
     distance = np.hypot(east, north)
     polar = geometry.angular_radius * geometry.radii[2] / geometry.radii[0]
     return bool(distance.min() > geometry.angular_radius + reach or distance.max() < polar - reach)
-
-
-def _near_limb(model: DiscModel, starts: list[np.ndarray], reach: float) -> np.ndarray:
-    # Which spaxels lie within reach of the limb for any start: the others know nothing of it.
-    disc = model.sharp[..., 0] > 0.5
-    distance = (distance_transform_edt(disc) + distance_transform_edt(~disc)) * model.cell
-    near = np.zeros(model.east.shape, bool)
-    for start in starts:
-        row, column = (
-            np.rint((values - shift - origin) / model.cell).astype(int)
-            for values, shift, origin in zip((model.north, model.east), start[::-1], model.origin[::-1], strict=True)
-        )
-        near |= distance[row, column] < reach
-    return near
 
 
 def _grid_search(values: np.ndarray, model: DiscModel) -> list[np.ndarray]:

@@ -40,10 +40,7 @@ _CELLS_PER_FWHM = 5
 _RAYS_PER_EDGE_CELL = 6  # in each direction
 _BELT_STEP = 6.0  # deg, between the knots of the belts' splines, if the PSF is not wider
 _CLOUD_STEP = 2.0  # PSF widths, between the knots of the clouds' splines away from the limb
-_MOST_VALUES = 2e7  # of the clouds' images
 _LIMB_KNOTS = (0.0, 0.1, 0.3, 0.7, 1.4)  # PSF widths below the limb
-
-LIMB_BAND = 8.0  # PSF widths; clouds go so far from the limb
 
 # What a shape is, so that each kind can have its own amplitude.
 DISC, BELT, CLOUD, RING = range(4)
@@ -267,16 +264,14 @@ class _Knots:
         width = fwhm / geometry.angular_radius
         angle = rays.position_angle[rays.bare]
         middle = float(np.arctan2(np.sin(angle).mean(), np.cos(angle).mean()))
-        angle = _turned(angle, middle)
-        deepest = min(_depth(rays)[rays.bare].max() / width, LIMB_BAND + 2)
-        depth = np.append(_LIMB_KNOTS, np.arange(_LIMB_KNOTS[-1] + _CLOUD_STEP, deepest + _CLOUD_STEP, _CLOUD_STEP))
-        # All shapes of a mosaic would not fit into memory: its clouds are coarser along the limb.
-        pieces = max(_MOST_VALUES / rays.mu.size / depth.size, 8.0)
+        deepest = _depth(rays)[rays.bare].max() / width
+        steps = np.arange(_LIMB_KNOTS[-1] + _CLOUD_STEP, deepest + _CLOUD_STEP, _CLOUD_STEP)
+        depth = width * np.concatenate([[0] * 3, _LIMB_KNOTS, steps])
         return cls(
-            latitude=_even_knots(rays.latitude[rays.bare], max(_BELT_STEP, np.degrees(width))),
-            middle=middle,
-            angle=_even_knots(angle, max(_CLOUD_STEP * width, np.ptp(angle) / pieces)),
-            depth=width * np.pad(depth, 3, mode="edge"),
+            _even_knots(rays.latitude[rays.bare], max(_BELT_STEP, np.degrees(width))),
+            middle,
+            _even_knots(_turned(angle, middle), _CLOUD_STEP * width),
+            np.append(depth, [depth[-1]] * 3),
         )
 
     def belts(self, rays: _Rays) -> csr_array:
