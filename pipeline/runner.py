@@ -9,6 +9,7 @@ from typing import Any
 from pipeline.console import Progress, format_table
 from pipeline.executors import Executor, ExecutorLost, make_executor
 from pipeline.housekeeping import remove_partial_files, root_lock
+from pipeline.interrupt import insistent_interrupt
 from pipeline.plan import Plan, Task
 from pipeline.records import ContentHashes, Records, source_digest
 from pipeline.runlog import DONE, FAILED, NOT_RUN, SKIPPED, RunLog, TaskResult
@@ -159,8 +160,9 @@ def run_plan(
         status, exit_status = "stopped by an error", 1
         stopped: list[str] = []
         try:
-            schedule.run()
-            executor.close()
+            with insistent_interrupt():
+                schedule.run()
+                executor.close()
             bad = any(result.status in (FAILED, NOT_RUN) for result in results)
             status, exit_status = "finished", int(bad or bool(unusable_inputs))
         except KeyboardInterrupt:

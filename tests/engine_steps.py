@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 from files import written_whole
@@ -164,3 +165,12 @@ def products(root: Path) -> dict[str, str]:
     """All files of a root but its logs, with their content."""
     paths = [path for path in root.rglob("*") if path.is_file() and "logs" not in path.relative_to(root).parts]
     return {str(path.relative_to(root)): path.read_text() for path in paths}
+
+
+def lose_an_interrupt(path_out: Path, pid: int) -> None:
+    """Ctrl-C comes and gets lost, as in a destructor; then work goes on for long."""
+    with suppress(KeyboardInterrupt):
+        os.kill(pid, signal.SIGINT)
+        time.sleep(30)
+    time.sleep(30)
+    write(path_out, "too late")

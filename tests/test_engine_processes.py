@@ -322,3 +322,15 @@ def test_bars_on_a_terminal_count_every_task(tmp_path):
         assert f"{step}: 100%" in text
         assert f"{count}/{count}" in text
     assert "Traceback" not in text
+
+
+@pytest.mark.parametrize("parallel", [False, 1])
+def test_an_interrupt_that_gets_lost_comes_again(tmp_path, parallel):
+    task = make_task(tmp_path, "lose_an_interrupt", "out.txt", pid=os.getpid())
+    start = time.monotonic()
+    result = run_plan(Plan(tmp_path, [task]), parallel=parallel, quiet=True)
+    assert result.exit_status == 130
+    assert time.monotonic() - start < 25
+    assert not task.outputs[0].exists()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
