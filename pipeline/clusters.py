@@ -7,6 +7,7 @@ import importlib.util
 import math
 import re
 import shutil
+import signal
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -167,8 +168,12 @@ def _start_local(slots: int, memory: float) -> "Cluster":
 
 def _start_slurm(workers: int) -> "Cluster":
     import dask
+
+    # Importing it makes Ctrl-C end the process without a word.
+    former = signal.getsignal(signal.SIGINT)
     from dask_jobqueue import SLURMCluster
 
+    signal.signal(signal.SIGINT, former)
     unset = [name for name in ("cores", "memory") if dask.config.get(f"jobqueue.slurm.{name}") is None]
     if unset:
         raise ClusterError(

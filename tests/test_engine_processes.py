@@ -326,6 +326,7 @@ def test_bars_on_a_terminal_count_every_task(tmp_path):
 
 @pytest.mark.parametrize("parallel", [False, 1])
 def test_an_interrupt_that_gets_lost_comes_again(tmp_path, parallel):
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     task = make_task(tmp_path, "lose_an_interrupt", "out.txt", pid=os.getpid())
     start = time.monotonic()
     result = run_plan(Plan(tmp_path, [task]), parallel=parallel, quiet=True)
