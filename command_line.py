@@ -6,7 +6,8 @@ sentence and ends with status 2.
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from errors import InputError
 
@@ -25,10 +26,22 @@ class ArgumentParser(argparse.ArgumentParser):
         return self.add_argument(*spellings, **kwargs)
 
 
-def run_command(command: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None) -> int:
-    """Call `command(argv)`; return its exit status, or 2 after printing the message of an `InputError`."""
+def run_command(
+    command: Callable[[Sequence[str] | None], int | Mapping[str, Any] | None], argv: Sequence[str] | None = None
+) -> int:
+    """Call `command(argv)` and return its exit status, or 2 after printing the message of an `InputError`.
+
+    A command that returns facts instead of a status has them told: 'notes' on the output, 'warnings' as errors are.
+    """
     try:
-        return command(argv) or 0
+        result = command(argv)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    if not isinstance(result, Mapping):
+        return result or 0
+    for note in result["notes"]:
+        print(note)
+    for warning in result["warnings"]:
+        print(f"warning: {warning}", file=sys.stderr)
+    return 0

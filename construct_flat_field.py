@@ -351,7 +351,7 @@ def merge_flat_files(paths_in: Sequence[str | Path], path_out: str | Path) -> di
     return {"notes": [f"{len(paths)} flats merged"], "warnings": []}
 
 
-def _command(argv: Sequence[str] | None) -> int:
+def _command(argv: Sequence[str] | None) -> dict[str, Any]:
     parser = ArgumentParser(
         prog="construct_flat_field.py",
         description="Construct a flat field from four or more dithers of a planet that fills the field.",
@@ -381,11 +381,7 @@ def _command(argv: Sequence[str] | None) -> int:
         facts = merge_flat_files(paths_in, path_out)
     else:
         facts = construct_flat_field_files(paths_in, path_out, **options)
-    for note in facts["notes"]:
-        print(note)
-    for warning in facts["warnings"]:
-        print(f"warning: {warning}", file=sys.stderr)
-    return 0
+    return facts
 
 
 def main(argv: Sequence[str] | None = None) -> int:

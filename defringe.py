@@ -343,7 +343,7 @@ def _replace_corrected(exposure: Cube, before: Any) -> int:
     return int(touched.sum())
 
 
-def _command(argv: Sequence[str] | None) -> int:
+def _command(argv: Sequence[str] | None) -> dict[str, Any]:
     parser = ArgumentParser(
         prog="defringe.py", description="Take residual fringes off a MIRI/MRS cube (1-D) or calibrated exposure (2-D)."
     )
@@ -367,11 +367,7 @@ def _command(argv: Sequence[str] | None) -> int:
         if given:
             raise OptionError(f"--{given[0]} is for cubes, and {options['path_in']} is none: leave it out.")
         facts = defringe_file(**options)
-    for note in facts["notes"]:
-        print(note)
-    for warning in facts["warnings"]:
-        print(f"warning: {warning}", file=sys.stderr)
-    return 0
+    return facts
 
 
 def main(argv: Sequence[str] | None = None) -> int:

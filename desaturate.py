@@ -356,7 +356,7 @@ def _set_extensions(cube: Cube, groups: Sequence[int], merged: Merged) -> None:
     cube.set_extension("DESAT_TYPE", merged.desat_type, "", f"{comment} 0: it is from the longest.")
 
 
-def _command(argv: Sequence[str] | None) -> int:
+def _command(argv: Sequence[str] | None) -> dict[str, Any]:
     parser = ArgumentParser(
         prog="desaturate.py", description="Merge cubes of one exposure, reduced from different numbers of groups."
     )
@@ -382,11 +382,7 @@ def _command(argv: Sequence[str] | None) -> int:
     facts = desaturate_files(**vars(parser.parse_args(argv)))
     missing, partial, outliers = facts["replaced"].values()
     print(f"replaced {missing} missing, {partial} partially saturated and {outliers} outlying voxels")
-    for note in facts["notes"]:
-        print(note)
-    for warning in facts["warnings"]:
-        print(f"warning: {warning}", file=sys.stderr)
-    return 0
+    return facts
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -324,7 +324,7 @@ def despike_file(
     return facts
 
 
-def _command(argv: Sequence[str] | None) -> int:
+def _command(argv: Sequence[str] | None) -> dict[str, Any]:
     parser = ArgumentParser(prog="despike.py", description="Find spikes in a cube and mark them bad.")
     parser.add_argument("path_in", metavar="IN", help="cube to read (*_s3d.fits)")
     parser.add_argument("path_out", metavar="OUT", help="cube to write")
@@ -335,12 +335,7 @@ def _command(argv: Sequence[str] | None) -> int:
     parser.add_flag("psf_fwhm", type=float, default=None, help="FWHM of the PSF [arcsec], instead of the instrument's")
     for test in ("median_test", "sharpness_test", "wavelength_test"):
         parser.add_flag(f"no_{test}", dest=test, action="store_false", help=f"leave the {test.replace('_', ' ')} out")
-    facts = despike_file(**vars(parser.parse_args(argv)))
-    for note in facts["notes"]:
-        print(note)
-    for warning in facts["warnings"]:
-        print(f"warning: {warning}", file=sys.stderr)
-    return 0
+    return despike_file(**vars(parser.parse_args(argv)))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

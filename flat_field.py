@@ -231,7 +231,7 @@ def _pass_on(path_in: str | Path, path_out: str | Path, note: str) -> dict[str, 
     return {"notes": [note], "warnings": [], "applied": False, "flat": None}
 
 
-def _command(argv: Sequence[str] | None) -> int:
+def _command(argv: Sequence[str] | None) -> dict[str, Any]:
     parser = ArgumentParser(prog="flat_field.py", description="Divide a cube by a synthetic flat field.")
     parser.add_argument("path_in", metavar="IN", help="cube to read (*_s3d.fits)")
     parser.add_argument("path_out", metavar="OUT", help="cube to write")
@@ -258,11 +258,7 @@ def _command(argv: Sequence[str] | None) -> int:
         facts = flat_field_combined_file(dither_paths=dither_paths, **options)
     else:
         facts = flat_field_file(**options)
-    for note in facts["notes"]:
-        print(note)
-    for warning in facts["warnings"]:
-        print(f"warning: {warning}", file=sys.stderr)
-    return 0
+    return facts
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -311,7 +311,7 @@ def _fit(cube: Cube, geometry: "ObservationGeometry", facts: dict[str, Any]) -> 
     _apply_offset(cube, facts["ra_offset"] + fit.ra_offset, facts["dec_offset"] + fit.dec_offset, facts)
 
 
-def _command(argv: Sequence[str] | None) -> int:
+def _command(argv: Sequence[str] | None) -> dict[str, Any]:
     parser = ArgumentParser(
         prog="navigate.py", description="Add backplanes (where on the planet each spaxel looks) to a cube."
     )
@@ -325,12 +325,7 @@ def _command(argv: Sequence[str] | None) -> int:
     parser.add_flag("fit_pointing", action="store_true", help="find the disc in the cube and correct the pointing")
     parser.add_flag("kernel_path", default=None, help="folder of SPICE kernels, instead of PLANETMAPPER_KERNEL_PATH")
     parser.add_flag("target", default=None, help="name of the body, instead of that in the header")
-    facts = navigate_file(**vars(parser.parse_args(argv)))
-    for note in facts["notes"]:
-        print(note)
-    for warning in facts["warnings"]:
-        print(f"warning: {warning}", file=sys.stderr)
-    return 0
+    return navigate_file(**vars(parser.parse_args(argv)))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -202,7 +202,7 @@ def _add_extensions(cube: Cube, model: ForwardModel, divisor: np.ndarray, arcsec
     )
 
 
-def _command(argv: Sequence[str] | None) -> int:
+def _command(argv: Sequence[str] | None) -> dict[str, Any]:
     parser = ArgumentParser(
         prog="psf_correct.py", description="Correct a cube of a disc for the PSF's darkening of the limb."
     )
@@ -218,12 +218,7 @@ def _command(argv: Sequence[str] | None) -> int:
     parser.add_flag("border", type=float, default=10.0, help="spaxels around the cube from which light is counted")
     parser.add_flag("kernel_path", default=None, help="folder of SPICE kernels, instead of PLANETMAPPER_KERNEL_PATH")
     parser.add_flag("target", default=None, help="name of the body, instead of that in the header")
-    facts = psf_correct_file(**vars(parser.parse_args(argv)))
-    for note in facts["notes"]:
-        print(note)
-    for warning in facts["warnings"]:
-        print(f"warning: {warning}", file=sys.stderr)
-    return 0
+    return psf_correct_file(**vars(parser.parse_args(argv)))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

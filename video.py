@@ -96,7 +96,8 @@ def write_video(frames: Iterable[np.ndarray], path: str | Path, size: tuple[int,
                     for frame in frames:
                         encoder.stdin.write(np.ascontiguousarray(frame))
                         count += 1
-                except Exception:
+                except BaseException:
+                    # Ctrl-C too: FFmpeg must not wait for more.
                     encoder.kill()
                     raise
             with suppress(BrokenPipeError):

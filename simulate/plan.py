@@ -6,6 +6,7 @@ exposures close the visit.
 """
 
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -64,7 +65,7 @@ class Mode:
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(ABC):
     """Everything that decides what a simulated observation looks like; each instrument adds its own.
 
     Attributes
@@ -115,10 +116,11 @@ class Settings:
     geometry: Path | None = None
     kernels: Path | None = None
 
+    @abstractmethod
     def configurations(self) -> list[tuple[str, ...]]:
         """The configurations of the instrument in the order in which they are taken."""
-        raise NotImplementedError
 
+    @abstractmethod
     def check(self) -> None:
         """Refuse what this instrument cannot do.
 
@@ -126,11 +128,10 @@ class Settings:
         ------
         OptionError
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def instrument_metadata(self, exposure: "Exposure") -> dict[str, Any]:
         """Header values that differ between the instruments, by their place in the data model."""
-        raise NotImplementedError
 
     def describe(self) -> dict[str, Any]:
         """The settings, ready for JSON."""
