@@ -271,7 +271,8 @@ def draw_figure(
         _draw_panel(axes, panel, cubes)
         if panel.kind == "zoom":
             above = 1 - (layout.colour_bar.top - 0.06 * layout.dpi) / layout.height
-            figure.text(panel.place.left / layout.width, above, layout.columns[panel.column], fontsize=11)
+            left = panel.place.left if panel.column else layout.spectrum.left
+            figure.text(left / layout.width, above, layout.columns[panel.column], fontsize=11)
     return figure, panels
 
 

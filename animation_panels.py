@@ -2,8 +2,8 @@
 
 There is a column for each dither (with all tiles of a mosaic in it) and one for all dithers combined; rows: the IFU's
 own frame, the target's frame (its centre in the middle, its pole up), the same zoomed so that a place on the planet is
-in the same place in every column, and a longitude/latitude map. Without geometry there is no target frame and no map,
-and north is up.
+in the same place in every column, and a longitude/latitude map. A single column has its images two by two. Without
+geometry there is no target frame and no map, and north is up.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 # Sizes [inch].
 _TITLE, _SPECTRUM, _LEFT, _RIGHT, _BOTTOM = 0.62, 1.75, 0.95, 0.75, 0.45
 _CELL, _GAP_X, _GAP_Y = 2.2, 0.16, 0.34
+# Between images of one column that stand side by side, each with its own labels.
+_GAP_LABELLED = 0.8
 _LEAST_WIDTH, _GREATEST_WIDTH = 8.0, 20.0
 _MAP_ASPECT = 0.62
 _SMALL_BODY_SPAXELS = 3
@@ -145,15 +147,19 @@ def make_layout(
     columns = tuple(dict.fromkeys(cube.label for cube in cubes))
     has_geometry = all(cube.geometry is not None for cube in cubes)
     kinds = ("ifu", "target", "zoom", "map") if has_geometry else ("ifu", "zoom")
-    cell = min(_CELL, (_GREATEST_WIDTH - _LEFT - _RIGHT) / len(columns) - _GAP_X)
-    if len(columns) * (_CELL + _GAP_X) < _LEAST_WIDTH - _LEFT - _RIGHT:
-        cell = min((_LEAST_WIDTH - _LEFT - _RIGHT) / len(columns) - _GAP_X, 1.4 * _CELL)
-    width = max(_LEAST_WIDTH, _LEFT + len(columns) * (cell + _GAP_X) + _RIGHT)
+    # One dither alone would leave the right half empty: its images stand two by two.
+    across, gap = (len(columns), _GAP_X) if len(columns) > 1 else (2, _GAP_LABELLED)
+    margins = _LEFT + _GAP_X + _RIGHT
+    least, greatest = ((width - margins + gap) / across - gap for width in (_LEAST_WIDTH, _GREATEST_WIDTH))
+    cell = min(max(_CELL, min(least, 1.4 * _CELL)), greatest)
+    width = max(_LEAST_WIDTH, margins - gap + across * (cell + gap))
     heights = {kind: cell * (_MAP_ASPECT if kind == "map" else 1) for kind in kinds}
-    tops, top = {}, _TITLE + _SPECTRUM + 0.75
-    for kind in kinds:
-        tops[kind] = top
-        top += heights[kind] + _GAP_Y
+    corners, top = {}, _TITLE + _SPECTRUM + 0.75
+    per_row = across if len(columns) == 1 else 1
+    for first in range(0, len(kinds), per_row):
+        row = kinds[first : first + per_row]
+        corners |= {kind: (_LEFT + order * (cell + gap), top) for order, kind in enumerate(row)}
+        top += max(heights[kind] for kind in row) + _GAP_Y
     height = top - _GAP_Y + _BOTTOM
 
     def pixels(left: float, top: float, width: float, height: float) -> Rectangle:
@@ -163,15 +169,15 @@ def make_layout(
     panels = []
     for column, label in enumerate(columns):
         members = [number for number, cube in enumerate(cubes) if cube.label == label]
-        left = _LEFT + column * (cell + _GAP_X)
         for kind in kinds:
-            whole = pixels(left, tops[kind], cell, heights[kind])
+            left, top = corners[kind]
+            whole = pixels(left + column * (cell + gap), top, cell, heights[kind])
             if kind == "ifu":
                 panels += _ifu_panels(cubes, members, column, whole)
             else:
                 panels.append(_shared_panel(kind, cubes, members, column, whole, limits, interpolation))
     spectrum = pixels(_LEFT, _TITLE, width - _LEFT - _RIGHT, _SPECTRUM)
-    bar = pixels(width - _RIGHT + 0.1, tops[kinds[0]], 0.14, heights[kinds[0]])
+    bar = pixels(width - _RIGHT + 0.1, corners[kinds[0]][1], 0.14, heights[kinds[0]])
     return Layout(
         width=2 * round(width * dpi / 2),
         height=2 * round(height * dpi / 2),

@@ -198,6 +198,17 @@ def test_tiles_share_the_columns_of_their_dithers(cubes, kernels, tmp_path):
     assert [len(p.sources) for p in panels if p.kind == "zoom"] == [2, 1]
 
 
+def test_a_single_column_fills_the_width(cubes, kernels):
+    layout = make_drawer(cubes[:1], SETTINGS, kernels)[0].layout
+    spectrum, places = layout.spectrum, {panel.kind: panel.place for panel in layout.panels}
+    # Two by two, none over another, as wide together as the spectrum above them.
+    for left, right in (("ifu", "target"), ("zoom", "map")):
+        assert places[left].left + places[left].width < places[right].left
+        assert abs(places[right].left + places[right].width - spectrum.left - spectrum.width) < 0.03 * layout.width
+    assert places["ifu"].top + places["ifu"].height < places["zoom"].top
+    assert layout.height < 1.2 * layout.width
+
+
 def test_cubes_with_sky_positions_only_have_neither_target_frame_nor_map(cubes, tmp_path):
     paths = []
     for number, path in enumerate(cubes[:2]):
