@@ -6,13 +6,12 @@ An instrument's script describes the instrument (`Instrument`) and hands it to `
 from __future__ import annotations
 
 import difflib
-import importlib
 import inspect
 import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,27 +23,13 @@ import stage_plans
 from correction_plans import LEAST_DITHERS_FOR_FLAT
 from cubes import SOFTWARE_VERSION
 from errors import DataRootError, OptionError
-from instruments import SWITCHES, Instrument
+from instruments import STAGE2_DEFAULTS, STAGE3_DEFAULTS, Instrument
 from observations import Exposure, ExposureRoles, find_exposures
 from pipeline import Plan, RunResult, Task, check_disk_space, choose_executor, pending_tasks, run_plan
 from pipeline_input import Input, find_input
+from pipeline_options import JWST_STAGES, check_options, make_options, option_names, select_steps
 from reduction import Options, Product, Step
 
-JWST_STAGES = ("stage1", "stage2", "stage3")
-# The functions whose parameters `step_kwargs` takes, for steps that are not stages of `jwst`.
-STEP_FUNCTIONS = {
-    "remove_groups": "remove_groups:remove_groups_file",
-    "defringe": "defringe:defringe_file",
-    "defringe_1d": "defringe:defringe_1d_file",
-    "navigate": "navigate:navigate_file",
-    "psf": "psf_correct:psf_correct_file",
-    "desaturate": "desaturate:desaturate_files",
-    "flat": "construct_flat_field:construct_flat_field_files",
-    "despike": "despike:despike_file",
-    "plot": "summary_plots:plot_file",
-    "animate": "summary_animation:animate_files",
-}
-WEIGHTINGS = ("drizzle", "emsm", "msm")
 # What workers on other machines must find as it is here.
 WORKER_VARIABLES = ("CRDS_", "PLANETMAPPER_")
 # Products of an exposure through stages 1-3 and their cubes come to about this many times its raw size.
@@ -69,27 +54,53 @@ def run_pipeline(
     command: Sequence[str] = (),
     **values: Any,
 ) -> RunResult | None:
-    """Reduce the observation in `root_path`; the instruments' `run_pipeline` functions describe the parameters.
+    """Reduce the observation in a folder; each instrument's `run_pipeline` is this one without the first argument.
 
     Parameters
     ----------
+    instrument
+        What its script says about it.
+    root_path
+        Folder that holds `stage0/*_uncal.fits`; everything that is made goes into it.
+    skip_steps
+        Steps to leave out, of `instrument.step_names`.
+    start_step, end_step
+        First and last step to run.
+    parallel
+        False: one task after another; True: on all cores; a number in (0, 1]: on that fraction of them.
+    cluster
+        Run on a Dask cluster instead: address of its scheduler, 'slurm' or 'local'.
+    workers
+        How many workers to ask SLURM for, or jobs at once on a local cluster.
+    memory_limit
+        What tasks on one machine may need together: 16e9 or '16GB'. Others wait.
+    overwrite
+        Make everything anew, also what has been made from the same inputs with the same parameters.
+    dry_run
+        Print the plan and stop.
+    quiet, verbose
+        Say only what went wrong; say a line for each task.
+    command
+        The command line, for the log.
     **values
-        Fields of `reduction.Options`.
+        What to do with the data: the attributes of `reduction.Options` other than `root`, as far as the instrument has
+        the steps for them.
 
     Returns
     -------
     pipeline.RunResult or None
-        What was done and what failed; None after a dry run.
+        What was done, skipped and failed; None after a dry run.
 
     Raises
     ------
-    InputError
-        If the input or an option is wrong; nothing has been done then.
+    errors.InputError
+        If the input or an option is wrong. Nothing has been done then.
     """
+    _check_names(instrument, values)
     root = Path(root_path).expanduser().resolve()
     options = make_options(root, **values)
     active = select_steps(instrument.step_names, skip_steps, start_step, end_step)
-    _check_options(instrument, options)
+    check_options(instrument, options)
     variables = {name: value for name, value in os.environ.items() if name.startswith(WORKER_VARIABLES)}
     executor = choose_executor(parallel, cluster, workers, memory_limit, variables)
     found = find_input(instrument, root, active)
@@ -112,7 +123,7 @@ def run_pipeline(
         "workers": workers,
         "memory_limit": memory_limit,
         "overwrite": overwrite,
-        **{name: getattr(options, name) for name in _option_names(instrument)},
+        **{name: getattr(options, name) for name in option_names(instrument)},
     }
     versions = {"python": sys.version.split()[0], "pipeline": SOFTWARE_VERSION, **jwst_stages.versions()}
     result = run_plan(
@@ -131,6 +142,15 @@ def run_pipeline(
     return result
 
 
+def _check_names(instrument: Instrument, values: Iterable[str]) -> None:
+    own = [p.name for p in inspect.signature(run_pipeline).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    known = ["root_path", *own, *option_names(instrument)]
+    for name in values:
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
+            raise OptionError(f"{name!r} is not an option of the {instrument.name} pipeline; did you mean {nearest!r}?")
+
+
 def describe_products(plan: Plan) -> str:
     """Where to look: for each step of the plan, where its products lie and how many there are."""
     rows = []
@@ -147,92 +167,6 @@ def _place(path: Path) -> str:
     product = re.search(r"_(rate|cal|s3d(_\w+)?)\.fits$", path.name)
     name = f"*{product[0]}" if product else f"*{path.suffix}"
     return "/".join([path.parts[0], *("*" for _ in path.parts[1:-1]), name])
-
-
-def make_options(root: Path, **values: Any) -> Options:
-    """The options of a run, with paths made absolute and None for what is not given."""
-    for name in ("background_path", "flat_data_path"):
-        if values.get(name) is not None:
-            values[name] = Path(values[name]).expanduser().absolute()
-    if values.get("groups_to_use") is not None:
-        values["groups_to_use"] = tuple(values["groups_to_use"])
-    values["step_kwargs"] = values.get("step_kwargs") or {}
-    return Options(root=root, **values)
-
-
-def _option_names(instrument: Instrument) -> list[str]:
-    foreign = {"root", *SWITCHES} - set(instrument.switches)
-    return [name for name in Options.__dataclass_fields__ if name not in foreign]
-
-
-def select_steps(
-    steps: Sequence[str], skip_steps: Iterable[str] = (), start_step: str | None = None, end_step: str | None = None
-) -> tuple[str, ...]:
-    """The steps from `start_step` to `end_step`, both included, without those to be skipped.
-
-    Raises
-    ------
-    OptionError
-        If a name is unknown (with the nearest that is known) or no step is left.
-    """
-    skip_steps = [skip_steps] if isinstance(skip_steps, str) else list(skip_steps)
-    for option, names in (("--skip_steps", skip_steps), ("--start_step", [start_step]), ("--end_step", [end_step])):
-        for name in names:
-            if name is not None and name not in steps:
-                nearest = difflib.get_close_matches(name, steps, n=1, cutoff=0)[0]
-                raise OptionError(
-                    f"{option}: {name!r} is not a step; did you mean {nearest!r}? The steps are {', '.join(steps)}."
-                )
-    first = steps.index(start_step) if start_step else 0
-    last = steps.index(end_step) if end_step else len(steps) - 1
-    chosen = tuple(step for step in steps[first : last + 1] if step not in skip_steps)
-    if not chosen:
-        raise OptionError(
-            f"no step is left between --start_step {steps[first]} and --end_step {steps[last]}"
-            f"{' without the skipped ones' if skip_steps else ''}: there is nothing to do."
-        )
-    return chosen
-
-
-def _check_options(instrument: Instrument, options: Options) -> None:
-    if options.cube_build_weighting not in WEIGHTINGS:
-        raise OptionError(
-            f"--cube_build_weighting: {options.cube_build_weighting!r} is unknown; take one of {', '.join(WEIGHTINGS)}."
-        )
-    for name in instrument.switches:
-        if getattr(options, name) not in (True, False, "both"):
-            raise OptionError(f"{name} is {getattr(options, name)!r}; take True, False or 'both'.")
-    if options.desaturate not in (True, False, "ramp"):
-        raise OptionError(f"desaturate is {options.desaturate!r}; take True, False or 'ramp'.")
-    for name, needs in (("correct_psf", options.correct_psf), ("construct_flats", options.construct_flats)):
-        if options.basic_navigation and needs:
-            raise OptionError(f"--{name} needs all backplanes: leave --basic_navigation out.")
-    for step, parameters in options.step_kwargs.items():
-        if step not in instrument.step_names:
-            nearest = difflib.get_close_matches(step, instrument.step_names, n=1, cutoff=0)[0]
-            raise OptionError(f"--step_kwargs: {step!r} is not a step; did you mean {nearest!r}?")
-        if not isinstance(parameters, Mapping):
-            raise OptionError(
-                f"--step_kwargs: {step} needs its parameters as an object, "
-                f'{{"{step}": {{"name": value}}}}, not {parameters!r}.'
-            )
-        if step in JWST_STAGES:
-            jwst_stages.check_step_parameters(step, parameters)
-        else:
-            _check_function_parameters(step, parameters)
-
-
-def _check_function_parameters(step: str, parameters: Mapping[str, Any]) -> None:
-    module, name = STEP_FUNCTIONS[step].split(":")
-    function = getattr(importlib.import_module(module), name)
-    if any(p.kind is p.VAR_KEYWORD for p in inspect.signature(function).parameters.values()):
-        return  # it checks them itself
-    known = [name for name, p in inspect.signature(function).parameters.items() if p.kind is p.KEYWORD_ONLY]
-    for name in parameters:
-        if name not in known:
-            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)
-            hint = f"; did you mean {nearest[0]!r}?" if nearest else "; it has none."
-            raise OptionError(f"--step_kwargs {step}: {name!r} is not a parameter of {step}{hint}")
 
 
 # --- plan -----------------------------------------------------------------------------------------------------------
@@ -285,12 +219,10 @@ def _steps(
     needs_kernels = not options.basic_navigation and {"navigate", "psf", "plot", "animate"} & set(active)
     geometric = own | ({"kernels": kernel_fingerprint(kernel_path)} if needs_kernels else {})
     stage1 = partial(stage_plans.plan_stage1, defaults=instrument.stage1_defaults, versions=jwst)
-    stage2 = partial(
-        stage_plans.plan_stage2, defaults=instrument.stage2_defaults, background_rates=backgrounds, versions=jwst
-    )
+    stage2 = partial(stage_plans.plan_stage2, defaults=STAGE2_DEFAULTS, background_rates=backgrounds, versions=jwst)
     stage3 = partial(
         stage_plans.plan_stage3,
-        defaults=instrument.stage3_defaults,
+        defaults=_stage3_defaults(instrument),
         bands=instrument.bands,
         gigabytes=instrument.stage3_gigabytes,
         versions=jwst,
@@ -311,6 +243,10 @@ def _steps(
         "animate": ("cube", partial(stage_plans.plan_animate, prefix=instrument.plot_prefix, versions=geometric)),
     }
     return [Step(name, *plans[name]) for name in instrument.step_names]
+
+
+def _stage3_defaults(instrument: Instrument) -> dict[str, dict[str, Any]]:
+    return stage_plans.merged_steps(STAGE3_DEFAULTS, instrument.stage3_defaults)
 
 
 def _background_rates(options: Options) -> list[tuple[tuple[str, ...], Path]]:
@@ -349,11 +285,11 @@ def _prepare(instrument: Instrument, options: Options, pending: Sequence[Task], 
         return
     raw = [product for product in products if product.path.exists() and product.level != "cube"]
     check_disk_space(options.root, DISK_FACTOR * sum(product.path.stat().st_size for product in raw))
-    stage2 = instrument.stage2_defaults
+    stage2 = STAGE2_DEFAULTS
     if "defringe" in steps:
         # That step is one of stage 2 in `jwst`, where it is skipped by default.
         stage2 = {**stage2, "residual_fringe": {"skip": False}}
-    defaults = {"stage2": stage2, "stage3": instrument.stage3_defaults}
+    defaults = {"stage2": stage2, "stage3": _stage3_defaults(instrument)}
     wanted = {
         product.path: {
             stage: stage_plans.merged_steps(

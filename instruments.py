@@ -1,7 +1,7 @@
 """What an instrument's script says about its instrument."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from observations import Exposure
@@ -9,12 +9,21 @@ from reduction import Product
 
 StepDefaults = Mapping[str, Mapping[str, Any]]
 
-# Default and help of each variant switch.
-SWITCHES: dict[str, tuple[bool | str, str]] = {
-    "background_subtract": ("both", "subtract the background, where there is one"),
-    "defringe": (False, "correct residual fringes of the calibrated exposures (2-D)"),
-    "defringe_1d": ("both", "correct residual fringes of the cubes' spectra (1-D)"),
-    "correct_psf": (False, "divide by the darkening of the limb by the PSF"),
+# The variant switches that instruments may have, fields of `reduction.Options`, with what each does.
+SWITCHES = {
+    "background_subtract": "subtract the background, where there is one",
+    "defringe": "correct residual fringes of the calibrated exposures (2-D)",
+    "defringe_1d": "correct residual fringes of the cubes' spectra (1-D)",
+    "correct_psf": "divide by the darkening of the limb by the PSF",
+}
+
+
+# Cubes are built in stage 3 only, in the slicer's own frame; a planet has no one-dimensional spectrum to extract.
+STAGE2_DEFAULTS: StepDefaults = {"cube_build": {"skip": True}, "extract_1d": {"skip": True}}
+STAGE3_DEFAULTS: StepDefaults = {
+    "cube_build": {"output_type": "band", "coord_system": "ifualign"},
+    "extract_1d": {"skip": True},
+    "spectral_leak": {"skip": True},
 }
 
 
@@ -32,30 +41,31 @@ class Instrument:
         The steps in their order.
     bands
         Names of the cubes that an exposure contributes to: ['ch1-short', 'ch2-short'].
-    sees_light
-        Whether an exposure's detector sees any of its spectra; others are left out.
-    stage1_defaults, stage2_defaults, stage3_defaults
-        Parameters of the `jwst` steps where ours differ from the package's.
-    plot_prefix
-        First part of the name of a cube's plot and animation.
     switches
         The variant switches that it has, of `SWITCHES`.
-    stage3_gigabytes
-        Memory that a task of stage 3 needs [GB], of the number of its exposures.
     flat_stage, despike_stage
         Directories of the flat-fielded and of the despiked cubes.
+    stage3_gigabytes
+        Memory that a task of stage 3 needs [GB], of the number of its exposures.
+    stage1_defaults
+        Parameters of the `jwst` steps of stage 1 where ours differ from the package's.
+    stage3_defaults
+        Those of stage 3 besides `STAGE3_DEFAULTS`; stage 2 has none besides `STAGE2_DEFAULTS`.
+    sees_light
+        Whether an exposure's detector sees any of its spectra; others are left out.
+    plot_prefix
+        First part of the name of a cube's plot and animation.
     """
 
     name: str
     exposure_type: str
     step_names: tuple[str, ...]
     bands: Callable[[Exposure], Sequence[str]]
-    sees_light: Callable[[Exposure], bool]
-    stage1_defaults: Callable[[Exposure], StepDefaults]
-    stage2_defaults: StepDefaults
-    stage3_defaults: StepDefaults
-    plot_prefix: Callable[[Product], str]
     switches: tuple[str, ...]
-    stage3_gigabytes: Callable[[int], float]
     flat_stage: str
     despike_stage: str
+    stage3_gigabytes: Callable[[int], float]
+    stage1_defaults: Callable[[Exposure], StepDefaults]
+    stage3_defaults: StepDefaults = field(default_factory=dict)
+    sees_light: Callable[[Exposure], bool] = lambda exposure: True
+    plot_prefix: Callable[[Product], str] = lambda product: ""

@@ -9,7 +9,7 @@ In: `ROOT/stage0/*_uncal.fits`. Out, all in ROOT: `stage1/*_rate.fits`, `stage2/
 """
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,115 +64,18 @@ MIRI = Instrument(
     exposure_type="MIR_MRS",
     step_names=STEPS,
     bands=bands,
-    sees_light=lambda exposure: True,
-    stage1_defaults=stage1_defaults,
-    # Cubes are built in stage 3 only; a planet has no one-dimensional spectrum to extract.
-    stage2_defaults={"cube_build": {"skip": True}, "extract_1d": {"skip": True}},
-    stage3_defaults={
-        "cube_build": {"output_type": "band", "coord_system": "ifualign"},
-        "extract_1d": {"skip": True},
-        "spectral_leak": {"skip": True},
-    },
-    plot_prefix=plot_prefix,
     switches=("background_subtract", "defringe", "defringe_1d", "correct_psf"),
-    stage3_gigabytes=lambda members: 0.5 + 0.6 * members,
     flat_stage="stage4_flat",
     despike_stage="stage5_despike",
+    stage3_gigabytes=lambda members: 0.5 + 0.6 * members,
+    stage1_defaults=stage1_defaults,
+    plot_prefix=plot_prefix,
 )
 
 
-def run_pipeline(
-    root_path: str | Path,
-    *,
-    skip_steps: Iterable[str] = (),
-    start_step: str | None = None,
-    end_step: str | None = None,
-    parallel: float | bool = False,
-    cluster: str | None = None,
-    workers: int | None = None,
-    memory_limit: str | float | None = None,
-    overwrite: bool = False,
-    dry_run: bool = False,
-    quiet: bool = False,
-    verbose: bool = False,
-    background_subtract: bool | str = "both",
-    background_path: str | Path | None = None,
-    cube_build_weighting: str = "drizzle",
-    basic_navigation: bool = False,
-    fit_pointing: bool = False,
-    desaturate: bool | str = False,
-    groups_to_use: Iterable[int] | None = None,
-    defringe: bool | str = False,
-    defringe_1d: bool | str = "both",
-    correct_psf: bool | str = False,
-    flat_data_path: str | Path | None = None,
-    construct_flats: bool = False,
-    step_kwargs: Mapping[str, Mapping[str, Any]] | None = None,
-) -> RunResult | None:
-    """Reduce the MIRI/MRS observation in a folder.
-
-    Parameters
-    ----------
-    root_path
-        Folder that holds `stage0/*_uncal.fits`; everything that is made goes into it.
-    skip_steps
-        Steps to leave out; see `STEPS`.
-    start_step, end_step
-        First and last step to run.
-    parallel
-        False: one task after another; True: on all cores; a number in (0, 1]: on that fraction of them.
-    cluster
-        Run on a Dask cluster instead: address of its scheduler, 'slurm' or 'local'.
-    workers
-        How many workers to ask SLURM for, or jobs at once on a local cluster.
-    memory_limit
-        What tasks on one machine may need together: 16e9 or '16GB'. Others wait.
-    overwrite
-        Make everything anew, also what has been made from the same inputs with the same parameters.
-    dry_run
-        Print the plan and stop.
-    quiet, verbose
-        Say only what went wrong; say a line for each task.
-    background_subtract
-        True, False or 'both': cubes with the background subtracted, without, or either. Where there is no background,
-        cubes are made without.
-    background_path
-        Root of the background observation, reduced to stage 1. Without it the root's own background exposures
-        (BKGDTARG) serve.
-    cube_build_weighting
-        'drizzle', 'emsm' or 'msm'.
-    basic_navigation
-        Only RA and Dec backplanes, without SPICE kernels.
-    fit_pointing
-        Find the disc in each cube and correct the pointing by it.
-    desaturate
-        True: reduce the data also with fewer groups and take saturated voxels from those. 'ramp': choose the groups of
-        each detector pixel before the ramp fit; stages 2 and 3 run once only.
-    groups_to_use
-        Numbers of groups for `desaturate`; None: all.
-    defringe, defringe_1d, correct_psf
-        True, False or 'both': correct residual fringes of the calibrated exposures (2-D), of the cubes' spectra (1-D),
-        the darkening of the limb by the PSF.
-    flat_data_path
-        Flat file, folder of flats, or file name in which {channel}, {band} and {fringe} are filled in.
-    construct_flats
-        Make flats of this observation's own dithers (at least four) and use them.
-    step_kwargs
-        Parameters of single steps; those of stages 1-3 by `jwst` step:
-        {'stage1': {'jump': {'rejection_threshold': 5.0}}, 'navigate': {'ra_offset': 0.1}}.
-
-    Returns
-    -------
-    pipeline.RunResult or None
-        What was done, skipped and failed; None after a dry run.
-
-    Raises
-    ------
-    errors.InputError
-        If the input or an option is wrong. Nothing has been done then.
-    """
-    arguments = dict(locals())
-    return instrument_pipeline.run_pipeline(MIRI, arguments.pop("root_path"), **arguments)
+def run_pipeline(root_path: str | Path, **options: Any) -> RunResult | None:
+    """Reduce the MIRI/MRS observation in a folder; `instrument_pipeline.run_pipeline` describes the options."""
+    return instrument_pipeline.run_pipeline(MIRI, root_path, **options)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

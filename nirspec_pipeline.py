@@ -4,7 +4,8 @@
     python nirspec_pipeline.py /data/uranus --skip_steps plot --parallel 0.5
 
 In: `ROOT/stage0/*_uncal.fits` of NRS1 and NRS2. Out, all in ROOT: `stage1/*_rate.fits`, `stage2/*_cal.fits`,
-`stage3/{d1, d2, ..., combined}/Level3_g395h-f290lp_s3d.fits` with backplanes in `..._s3d_nav.fits`, `plots/`, `logs/`.
+`stage3/{d1, d2, ..., combined}/Level3_g395h-f290lp_s3d.fits` with backplanes in `..._s3d_nav.fits`, `plots/`,
+`animation/`, `logs/`.
 """
 
 import sys
@@ -17,7 +18,6 @@ import pipeline_command
 from instruments import Instrument
 from observations import Exposure
 from pipeline import RunResult
-from reduction import Product
 
 STEPS = (
     "remove_groups",
@@ -53,37 +53,24 @@ def stage1_defaults(exposure: Exposure) -> dict[str, dict[str, Any]]:
     return {"clean_flicker_noise": {"skip": False, "mask_science_regions": True}}
 
 
-def plot_prefix(product: Product) -> str:
-    """None: the cube's name has the grating and the filter."""
-    return ""
-
-
 NIRSPEC = Instrument(
     name="NIRSPEC",
     exposure_type="NRS_IFU",
     step_names=STEPS,
     bands=bands,
-    sees_light=sees_light,
-    stage1_defaults=stage1_defaults,
-    # Cubes are built in stage 3 only; a planet has no one-dimensional spectrum to extract.
-    stage2_defaults={"cube_build": {"skip": True}, "extract_1d": {"skip": True}},
-    stage3_defaults={
-        "cube_build": {"output_type": "band", "coord_system": "ifualign"},
-        # The usual kernel takes 10 GB for four dithers of a high-resolution grating.
-        "outlier_detection": {"kernel_size": "3 3"},
-        "extract_1d": {"skip": True},
-        "spectral_leak": {"skip": True},
-    },
-    plot_prefix=plot_prefix,
     switches=("background_subtract", "correct_psf"),
-    stage3_gigabytes=lambda members: 2.0 + 1.0 * members,
     flat_stage="stage5_flat",
     despike_stage="stage4_despike",
+    stage3_gigabytes=lambda members: 2.0 + 1.0 * members,
+    stage1_defaults=stage1_defaults,
+    # The usual kernel takes 10 GB for four dithers of a high-resolution grating.
+    stage3_defaults={"outlier_detection": {"kernel_size": "3 3"}},
+    sees_light=sees_light,
 )
 
 
 def run_pipeline(root_path: str | Path, **options: Any) -> RunResult | None:
-    """Reduce the NIRSpec IFU observation in a folder; the options are those of `instrument_pipeline.run_pipeline`."""
+    """Reduce the NIRSpec IFU observation in a folder; `instrument_pipeline.run_pipeline` describes the options."""
     return instrument_pipeline.run_pipeline(NIRSPEC, root_path, **options)
 
 

@@ -9,10 +9,12 @@ from typing import Any
 
 from command_line import ArgumentParser, run_command
 from errors import OptionError
-from instrument_pipeline import WEIGHTINGS, run_pipeline
+from instrument_pipeline import run_pipeline
 from instruments import SWITCHES, Instrument
 from pipeline.cleaning import describe_sizes, remakeable_files, remove_files
 from pipeline.settings_file import read_settings
+from pipeline_options import WEIGHTINGS
+from reduction import Options
 
 # What a run also writes among its settings, and no flag says.
 FACTS = ("instrument", "steps")
@@ -79,7 +81,7 @@ def make_parser(instrument: Instrument, program: str) -> ArgumentParser:
     parser.add_flag("overwrite", action="store_true", help="make everything anew, also what is done")
     parser.add_flag("dry_run", action="store_true", help="print what would be done and stop")
     for name in instrument.switches:
-        add_switch(parser, name, *SWITCHES[name])
+        add_switch(parser, name, getattr(Options, name), SWITCHES[name])
     parser.add_flag(
         "desaturate",
         nargs="?",
@@ -90,7 +92,12 @@ def make_parser(instrument: Instrument, program: str) -> ArgumentParser:
         help="recover saturated voxels from shorter ramps, or (ramp) choose the groups of each pixel before the fit",
     )
     parser.add_flag("background_path", metavar="ROOT", help="root of the reduced background observation")
-    parser.add_flag("cube_build_weighting", default="drizzle", metavar="NAME", help=f"one of {', '.join(WEIGHTINGS)}")
+    parser.add_flag(
+        "cube_build_weighting",
+        default=Options.cube_build_weighting,
+        metavar="NAME",
+        help=f"one of {', '.join(WEIGHTINGS)}",
+    )
     parser.add_flag("groups_to_use", type=_numbers, metavar="N,N,...", help="ramp lengths for --desaturate (all)")
     parser.add_flag(
         "flat_data_path", metavar="PATH", help="flat file, folder of flats or name with {channel} and {band}"

@@ -79,7 +79,41 @@ class Made:
 
 @dataclass(frozen=True)
 class Options:
-    """What the user asked for, as the planning of the steps needs it."""
+    """What the user asked for, as the planning of the steps needs it.
+
+    Attributes
+    ----------
+    root
+        Folder that holds `stage0`.
+    background_subtract
+        True, False or 'both': cubes with the background subtracted, without, or either. Where there is no background,
+        cubes are made without.
+    background_path
+        Root of the background observation, reduced to stage 1. Without it the root's own background exposures
+        (BKGDTARG) serve.
+    cube_build_weighting
+        'drizzle', 'emsm' or 'msm'.
+    basic_navigation
+        Only RA and Dec backplanes, without SPICE kernels.
+    fit_pointing
+        Find the disc in each cube and correct the pointing by it.
+    desaturate
+        True: reduce the data also with fewer groups and take saturated voxels from those. 'ramp': choose the groups of
+        each detector pixel before the ramp fit; stages 2 and 3 run once only.
+    groups_to_use
+        Numbers of groups for `desaturate`; None: all.
+    defringe, defringe_1d, correct_psf
+        True, False or 'both': correct residual fringes of the calibrated exposures (2-D), of the cubes' spectra (1-D),
+        the darkening of the limb by the PSF.
+    flat_data_path
+        Flat file, folder of flats, or file name in which {channel}, {band} and {fringe}, or {grating} and {filter}, are
+        filled in.
+    construct_flats
+        Make flats of this observation's own dithers (at least four) and use them.
+    step_kwargs
+        Parameters of single steps; those of stages 1-3 by `jwst` step:
+        {'stage1': {'jump': {'rejection_threshold': 5.0}}, 'navigate': {'ra_offset': 0.1}}.
+    """
 
     root: Path
     background_subtract: bool | str = "both"

@@ -9,9 +9,11 @@ import pytest
 from astropy.io import fits
 from engine_steps import chain_plan, products
 
+import miri_pipeline
+import nirspec_pipeline
 import pipeline_command
 from cube_comparison import Tolerances, compare_cubes, compare_roots
-from errors import DataRootError, FileFormatError, InputError
+from errors import DataRootError, FileFormatError, InputError, OptionError
 from miri_pipeline import MIRI
 from pipeline import Plan, RunLocked, Task, run_plan
 from pipeline.__main__ import main
@@ -238,6 +240,29 @@ def test_the_clean_flag_shows_sizes_and_asks(root, capsys, monkeypatch):
     assert (root / "stage3/combined/cube.txt").exists()
     assert clean("--yes") == 0
     assert "nothing" in capsys.readouterr().out
+
+
+# as functions
+
+
+@pytest.mark.parametrize("script", [miri_pipeline, nirspec_pipeline])
+def test_the_scripts_are_functions_with_named_options(script, tmp_path):
+    named = {"skip_steps": ["plot"], "start_step": "stage2", "end_step": "despike", "parallel": 0.5, "desaturate": True}
+    named |= {"groups_to_use": [1, 2], "background_subtract": "both", "step_kwargs": {"navigate": {"ra_offset": 0.1}}}
+    # All options are accepted: what is refused in the end is the folder.
+    with pytest.raises(DataRootError, match="neither 'stage0' nor"):
+        script.run_pipeline(tmp_path, **named, dry_run=True, quiet=True)
+    for wrong, near in (("skip_step", "skip_steps"), ("desaturated", "desaturate"), ("Root", "root_path")):
+        with pytest.raises(OptionError, match=f"'{wrong}' is not an option of the .* did you mean '{near}'"):
+            script.run_pipeline(tmp_path, **{wrong: True})
+
+
+def test_an_instrument_without_fringes_has_no_switches_for_them(tmp_path, capsys):
+    with pytest.raises(OptionError, match="'defringe_1d' is not an option of the NIRSPEC pipeline"):
+        nirspec_pipeline.run_pipeline(tmp_path, defringe_1d=True)
+    with pytest.raises(SystemExit):
+        nirspec_pipeline.main([str(tmp_path), "--defringe"])
+    assert "--defringe" in capsys.readouterr().err
 
 
 # compare

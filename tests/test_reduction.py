@@ -7,9 +7,10 @@ import pytest
 from test_observations import MRS
 
 from errors import OptionError
-from instrument_pipeline import _steps, select_steps
+from instrument_pipeline import _steps
 from miri_pipeline import MIRI, STEPS, stage1_defaults
 from observations import sort_by_role
+from pipeline_options import select_steps
 from reduction import Options, Product, plan_steps, starting_products
 
 
