@@ -28,7 +28,7 @@ def psf_fwhm(wavelength: np.ndarray | float, instrument: str = "MIRI") -> np.nda
 
     MIRI: 0.033 lambda + 0.106 (Law et al. 2023, AJ 166, 45). NIRSpec: the geometric mean of the widths in the two
     directions, 0.12 + 1.9 lambda exp(-24.4/lambda) and 0.09 + 0.2 lambda exp(-12.5/lambda) (D'Eugenio et al. 2024,
-    Nature Astronomy 8, 1443).
+    Nature Astronomy 8, 1443). The simulated telescope has these widths too.
 
     Parameters
     ----------

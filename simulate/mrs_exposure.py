@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from psf_model import psf_fwhm
 from simulate import mrs_detector
 from simulate.exposure import Instrument
 from simulate.mrs_calibration import Calibration, build_calibration
 from simulate.mrs_optics import Optics, get_optics, sample_pixels
 from simulate.mrs_plan import MrsSettings
 from simulate.plan import Exposure
-from simulate.snapshot import mrs_fwhm
 
 AMPLITUDE = 6000.0  # of the default scene [MJy/sr]: the brightest 1 % of five groups saturate in the last
 
@@ -125,6 +125,6 @@ MRS = Instrument(
     setup=get_setup,
     write_references=write_references,
     check_geometry=check_geometry,
-    fwhm=mrs_fwhm,
+    fwhm=psf_fwhm,
     amplitude=AMPLITUDE,
 )

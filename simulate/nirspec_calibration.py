@@ -23,18 +23,6 @@ PIXEL_FLAT_RMS = 0.01
 # Reference images are rounded to this step, and the simulated detector uses the rounded ones: they compress well.
 _STEP = 2.0**-10
 
-# What the PSF would be without the telescope's 6.5 m: jitter and aberrations [arcsec].
-_PSF_FLOOR = 0.07
-
-
-def nirspec_fwhm(wavelength: np.ndarray) -> np.ndarray:
-    """FWHM of the PSF before the slicer [arcsec] at wavelengths [um].
-
-    The Airy pattern's 1.03 lambda / 6.5 m, and in quadrature a floor for jitter and aberrations.
-    """
-    diffraction = 1.03 * wavelength * 1e-6 / 6.5 / np.sqrt(STERADIAN)
-    return np.sqrt(diffraction**2 + _PSF_FLOOR**2)
-
 
 def relative_conversion(wavelength: np.ndarray, grating: str, filter_name: str) -> np.ndarray:
     """Flux per count rate in units of `FLUX_CONVERSION` at wavelengths [um]: a grating's blaze falls to its ends."""

@@ -1,15 +1,16 @@
 """The NIRSpec IFU in the simulated observatory: its detectors' setups, and the light of sky and shutters."""
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from psf_model import psf_fwhm
 from simulate import nirspec_detector
 from simulate.exposure import Instrument
-from simulate.nirspec_calibration import nirspec_fwhm, response
+from simulate.nirspec_calibration import response
 from simulate.nirspec_elements import geometry_files
 from simulate.nirspec_optics import Optics, get_optics, sample_pixels
 from simulate.nirspec_plan import NirspecSettings
@@ -135,6 +136,6 @@ NIRSPEC = Instrument(
     setup=get_setup,
     write_references=write_references,
     check_geometry=check_geometry,
-    fwhm=nirspec_fwhm,
+    fwhm=partial(psf_fwhm, instrument="NIRSPEC"),
     amplitude=AMPLITUDE,
 )

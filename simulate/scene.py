@@ -19,9 +19,10 @@ from typing import Any
 
 import numpy as np
 
+from psf_model import psf_fwhm
 from simulate.bodies import RINGS, get_body
 from simulate.sightlines import Sightlines
-from simulate.snapshot import Snapshot, mrs_fwhm
+from simulate.snapshot import Snapshot
 from simulate.spectra import (
     LN_PLANET,
     LN_RING,
@@ -131,7 +132,7 @@ class Scene:
         self,
         time: str | float,
         observer: str = "JWST",
-        fwhm: Callable[[np.ndarray], np.ndarray] = mrs_fwhm,
+        fwhm: Callable[[np.ndarray], np.ndarray] = psf_fwhm,
         wavelength_range: tuple[float, float] = (4.9, 28.6),
         field: tuple[float, float, float] | None = None,
     ) -> Snapshot:

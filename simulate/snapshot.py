@@ -38,11 +38,6 @@ _VARIANCE_RATIO = 1.12  # between rungs of the ladder: blending two is good to 2
 _CHUNK = 8192  # samples at a time: their corner pixels stay in the processor's cache
 
 
-def mrs_fwhm(wavelength: np.ndarray | float) -> np.ndarray | float:
-    """Return the FWHM [arcsec] of the MRS point-spread function at wavelengths in um (Law et al. 2023, AJ 166, 45)."""
-    return 0.033 * wavelength + 0.106
-
-
 class Snapshot:
     """The scene at one time. Made by `Scene.snapshot`; needs no kernels any more.
 

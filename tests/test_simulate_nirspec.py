@@ -15,7 +15,6 @@ from errors import InputError
 from simulate import nirspec_detector
 from simulate.__main__ import main
 from simulate.crds_cache import CONTEXTS, jwst_reference_types
-from simulate.nirspec_calibration import nirspec_fwhm
 from simulate.nirspec_exposure import NIRSPEC, background_radiance
 from simulate.nirspec_optics import get_optics
 from simulate.nirspec_plan import NirspecSettings
@@ -173,10 +172,12 @@ def test_background_is_lowest_at_three_micrometres():
     assert 2 < wavelength[level.argmin()] < 4 and 0.03 < level.min() < level.max() < 1
 
 
-def test_psf_widens_with_wavelength():
-    fwhm = nirspec_fwhm(np.array([0.6, 2.0, 5.3]))
+def test_psf_widens_with_wavelength_and_is_never_sharper_than_diffraction():
+    wavelength = np.array([0.6, 2.0, 5.3])
+    fwhm = NIRSPEC.fwhm(wavelength)
     assert np.all(np.diff(fwhm) > 0)
-    assert_allclose(fwhm[2], 1.03 * 5.3e-6 / 6.5 * 206265, rtol=0.1)
+    assert np.all(fwhm > 1.03 * wavelength * 1e-6 / 6.5 * 206265)
+    assert 0.15 < fwhm[2] < 0.25
 
 
 # --- detector

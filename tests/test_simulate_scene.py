@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import spiceypy as spice
 
+from psf_model import psf_fwhm
 from simulate.bodies import SATURN_RINGS, get_body
 from simulate.kernels import furnish, write_kernels
-from simulate.scene import Scene, mrs_fwhm
+from simulate.scene import Scene
 from simulate.sightlines import ARCSEC, SPEED_OF_LIGHT
 
 UTC = "2022-11-13T10:00:00"
@@ -159,7 +160,7 @@ def test_psf_keeps_flux_and_place(kernels, wavelength):
     polar = np.hypot(*(snapshot.view.radii[[0, 2]] * [np.sin(tilt), np.cos(tilt)])) / snapshot.distance / ARCSEC
     angle = np.deg2rad(snapshot.view.pole_angle)
     disc = ((radius * np.cos(angle)) ** 2 + (polar * np.sin(angle)) ** 2) / 4
-    assert variance == pytest.approx(disc + (mrs_fwhm(wavelength) / 2.354820) ** 2, rel=1e-3)
+    assert variance == pytest.approx(disc + (psf_fwhm(wavelength) / 2.354820) ** 2, rel=1e-3)
 
 
 def test_radiance_is_the_sharp_scene_convolved(saturn):
@@ -167,7 +168,7 @@ def test_radiance_is_the_sharp_scene_convolved(saturn):
     whole = saturn.snapshot(UTC)
     points = [whole.limb_position(angle) for angle in (None, 70.0, 200.0, 265.0)]
     step, wavelength = 0.008, 7.77
-    sigma = mrs_fwhm(wavelength) / np.sqrt(8 * np.log(2))
+    sigma = psf_fwhm(wavelength) / np.sqrt(8 * np.log(2))
     grid = np.arange(-0.75, 0.7501, step)
     x, y = np.meshgrid(grid, grid)
     kernel = np.exp(-0.5 * (x**2 + y**2) / sigma**2)
