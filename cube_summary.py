@@ -23,20 +23,22 @@ _MEGAJANSKY = 1e-20
 _GAP_STEPS = 3
 
 
-def summed_image(sci: np.ndarray) -> np.ndarray:
-    """Mean over wavelength of the planes, each divided by its own mean, so that none outweighs the others.
+def summed_image(sci: np.ndarray, reference: np.ndarray | None = None) -> np.ndarray:
+    """Mean over wavelength of the planes, each divided by its mean brightness, so that none outweighs the others.
 
     Parameters
     ----------
     sci
         (wavelength, y, x), NaN where there is no value.
+    reference
+        Of the same shape; the cube of which the planes' brightness is taken, by default `sci` itself.
 
     Returns
     -------
     numpy.ndarray
         (y, x), NaN where no plane has a value.
     """
-    level = nanmean(np.abs(sci), axis=(1, 2), keepdims=True)
+    level = nanmean(np.abs(sci if reference is None else reference), axis=(1, 2), keepdims=True)
     return nanmean(sci / np.where(level > 0, level, 1), axis=0)
 
 

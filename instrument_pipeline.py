@@ -11,7 +11,7 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,19 @@ import reduction
 import stage_plans
 from correction_plans import LEAST_DITHERS_FOR_FLAT
 from cubes import SOFTWARE_VERSION
-from errors import DataRootError, OptionError
+from errors import DataRootError, InputError, OptionError
 from instruments import STAGE2_DEFAULTS, STAGE3_DEFAULTS, Instrument
 from observations import Exposure, ExposureRoles, find_exposures
-from pipeline import Plan, RunResult, Task, check_disk_space, choose_executor, pending_tasks, run_plan
+from pipeline import (
+    INTERRUPT_STATUS,
+    Plan,
+    RunResult,
+    Task,
+    check_disk_space,
+    choose_executor,
+    pending_tasks,
+    run_plan,
+)
 from pipeline_input import Input, find_input
 from pipeline_options import JWST_STAGES, check_options, make_options, option_names, select_steps
 from reduction import Options, Product, Step
@@ -135,8 +144,11 @@ def run_pipeline(
         command=list(command),
         settings=settings,
         versions=versions,
+        facts={"defaults": _default_settings(root, settings), "kernels": _kernel_names(options, active)},
         unusable_inputs=found.unreadable,
     )
+    if "report" in active and result.exit_status != INTERRUPT_STATUS:
+        _write_report(root, result)
     if not quiet:
         print(describe_products(plan))
     return result
@@ -151,14 +163,27 @@ def _check_names(instrument: Instrument, values: Iterable[str]) -> None:
             raise OptionError(f"{name!r} is not an option of the {instrument.name} pipeline; did you mean {nearest!r}?")
 
 
+def _write_report(root: Path, result: RunResult) -> None:
+    """Make the page, which tells of this run; if that fails, say so."""
+    from report import write_report
+
+    try:
+        write_report(root)
+    except (InputError, OSError) as error:
+        print(f"warning: there is no report: {error}", file=sys.stderr)
+        result.exit_status = 1
+
+
 def describe_products(plan: Plan) -> str:
     """Where to look: for each step of the plan, where its products lie and how many there are."""
     rows = []
-    for step in plan.steps:
+    for step in (step for step in plan.steps if step != "report"):
         paths = [path for task in plan.tasks if task.step == step for path in task.outputs]
         counts = Counter(_place(path.relative_to(plan.root)) for path in paths if path.exists())
         rows += [(place, count, step) for place, count in counts.items()]
     lines = [f"  {place:<32} {count:>4} by {step}" for place, count, step in rows]
+    if "report" in plan.steps:
+        lines.append("  report/index.html                     all of it on one page, for a browser")
     return "\n".join([f"in {plan.root}:", *lines, "  logs/run.json, logs/<step>/*.log      what was run, and how"])
 
 
@@ -167,6 +192,26 @@ def _place(path: Path) -> str:
     product = re.search(r"_(rate|cal|s3d(_\w+)?)\.fits$", path.name)
     name = f"*{product[0]}" if product else f"*{path.suffix}"
     return "/".join([path.parts[0], *("*" for _ in path.parts[1:-1]), name])
+
+
+def _default_settings(root: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What these settings are where nothing is given."""
+    options = make_options(root)
+    parameters = [p for p in inspect.signature(run_pipeline).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    own = {p.name: list(p.default) if p.default == () else p.default for p in parameters}
+    return {name: getattr(options, name, own.get(name)) for name in settings if name in own or hasattr(options, name)}
+
+
+def _kernel_names(options: Options, active: Sequence[str]) -> list[str]:
+    if not _needs_kernels(options, active):
+        return []
+    from spice_kernels import find_kernels
+
+    return [path.name for path in find_kernels(options.of_step("navigate").get("kernel_path"))]
+
+
+def _needs_kernels(options: Options, active: Sequence[str]) -> bool:
+    return not options.basic_navigation and bool({"navigate", "psf", "plot", "animate"} & set(active))
 
 
 # --- plan -----------------------------------------------------------------------------------------------------------
@@ -216,7 +261,7 @@ def _steps(
     jwst = jwst_stages.versions()
     own = {"pipeline": SOFTWARE_VERSION}
     kernel_path = options.of_step("navigate").get("kernel_path")
-    needs_kernels = not options.basic_navigation and {"navigate", "psf", "plot", "animate"} & set(active)
+    needs_kernels = _needs_kernels(options, active)
     geometric = own | ({"kernels": kernel_fingerprint(kernel_path)} if needs_kernels else {})
     stage1 = partial(stage_plans.plan_stage1, defaults=instrument.stage1_defaults, versions=jwst)
     stage2 = partial(stage_plans.plan_stage2, defaults=STAGE2_DEFAULTS, background_rates=backgrounds, versions=jwst)
@@ -241,6 +286,7 @@ def _steps(
         "navigate": ("cube", partial(stage_plans.plan_navigate, versions=geometric)),
         "plot": ("cube", partial(stage_plans.plan_plot, prefix=instrument.plot_prefix, versions=geometric)),
         "animate": ("cube", partial(stage_plans.plan_animate, prefix=instrument.plot_prefix, versions=geometric)),
+        "report": ("cube", partial(stage_plans.plan_report, versions=own), True),
     }
     return [Step(name, *plans[name]) for name in instrument.step_names]
 

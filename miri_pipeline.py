@@ -5,7 +5,7 @@
 
 In: `ROOT/stage0/*_uncal.fits`. Out, all in ROOT: `stage1/*_rate.fits`, `stage2/*_cal.fits`,
 `stage3/{d1, d2, ..., combined}/Level3_ch1-short_s3d.fits` with backplanes in `..._s3d_nav.fits`, `plots/`,
-`animation/`, `logs/`.
+`animation/`, `report/`, `logs/`.
 """
 
 import sys
@@ -16,7 +16,7 @@ from typing import Any
 import instrument_pipeline
 import pipeline_command
 from instruments import Instrument
-from observations import Exposure
+from observations import Exposure, band_label
 from pipeline import RunResult
 from reduction import Product
 
@@ -34,8 +34,8 @@ STEPS = (
     "despike",
     "plot",
     "animate",
+    "report",
 )
-BAND_LETTERS = {"short": "A", "medium": "B", "long": "C"}
 # Ramps this short have no groups to spare: these steps would flag those that are left.
 SHORT_RAMP_GROUPS = 3
 SKIPPED_IN_SHORT_RAMPS = ("firstframe", "lastframe", "rscd", "jump")
@@ -55,8 +55,7 @@ def stage1_defaults(exposure: Exposure) -> dict[str, dict[str, Any]]:
 
 def plot_prefix(product: Product) -> str:
     """The band in the usual short form, '1A_' for channel 1 short."""
-    channel, _, band = product.band.removeprefix("ch").partition("-")
-    return f"{channel}{BAND_LETTERS.get(band, band)}_"
+    return f"{band_label(product.band)}_"
 
 
 MIRI = Instrument(

@@ -5,7 +5,7 @@
 
 In: `ROOT/stage0/*_uncal.fits` of NRS1 and NRS2. Out, all in ROOT: `stage1/*_rate.fits`, `stage2/*_cal.fits`,
 `stage3/{d1, d2, ..., combined}/Level3_g395h-f290lp_s3d.fits` with backplanes in `..._s3d_nav.fits`, `plots/`,
-`animation/`, `logs/`.
+`animation/`, `report/`, `logs/`.
 """
 
 import sys
@@ -31,6 +31,7 @@ STEPS = (
     "flat",
     "plot",
     "animate",
+    "report",
 )
 # Settings whose spectra end before NRS2 (JDox, "NIRSpec IFU Spectroscopy").
 ONLY_ON_NRS1 = ("PRISM", "G140M", "G235M", "G395M")

@@ -16,6 +16,7 @@ from astropy.io import fits
 from errors import DataRootError, FileFormatError
 
 FITS_BLOCK = 2880
+_BAND_LETTERS = {"short": "A", "medium": "B", "long": "C"}
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,20 @@ def read_exposure(path: Path) -> Exposure:
         is_background=bool(header.get("BKGDTARG", False)),
         target=str(header.get("TARGPROP") or header.get("TARGNAME") or "").strip(),
     )
+
+
+def band_label(band: str) -> str:
+    """A band in the usual short form.
+
+    Parameters
+    ----------
+    band
+        As in the names of cubes: 'ch1-short' becomes '1A', 'g395h-f290lp' 'G395H/F290LP'.
+    """
+    first, _, second = band.partition("-")
+    if second in _BAND_LETTERS:
+        return f"{first.removeprefix('ch')}{_BAND_LETTERS[second]}"
+    return band.upper().replace("-", "/")
 
 
 def check_complete(path: Path) -> None:

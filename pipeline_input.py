@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import reduction
+from cube_files import group_cubes
 from errors import DataRootError, FileFormatError, InputError
 from instruments import Instrument
 from observations import Exposure, ExposureRoles, check_complete, find_exposures, read_exposure, sort_by_role
@@ -77,7 +78,7 @@ def _damaged(exposures: Iterable[Exposure]) -> list[FileFormatError]:
 
 def _find_intermediate_input(instrument: Instrument, root: Path, first: int) -> Input:
     names = instrument.step_names
-    cubes = sorted(root.glob("stage3/*/Level3*_s3d.fits"))
+    cubes = sorted(root.glob("stage3/*/Level3_*_s3d.fits"))
     if first > names.index("stage3") and cubes:
         exposures = [read_exposure(path) for path in cubes]
         _check_instrument(instrument, exposures)
@@ -101,11 +102,11 @@ def _with_variants_of_directory(product: Product, directory: Path) -> Product:
 
 
 def _cube_product(exposure: Exposure) -> Product:
-    """A cube found on disk, told from its place and name, which are a contract."""
-    place, *variants = exposure.path.parent.name.split("_")
-    *tile, band = exposure.path.name.removeprefix("Level3_").removesuffix("_s3d.fits").split("_")
+    """A cube found on disk, told from its place and name."""
+    (files,) = group_cubes([exposure.path])
+    variants = frozenset(filter(None, files.variant.split("_")))
     return Product(
-        exposure.path, "cube", exposure, band=band, place=place, tile="_".join(tile), variants=frozenset(variants)
+        exposure.path, "cube", exposure, band=files.band, place=files.place, tile=files.tile, variants=variants
     )
 
 

@@ -25,6 +25,7 @@ STEP_FUNCTIONS = {
     "despike": "despike:despike_file",
     "plot": "summary_plots:plot_file",
     "animate": "summary_animation:animate_files",
+    "report": "report_cubes:summarise_files",
 }
 WEIGHTINGS = ("drizzle", "emsm", "msm")
 

@@ -139,12 +139,14 @@ class Options:
 class Step:
     """One step of a pipeline: what it reads and makes, and how its tasks are planned.
 
-    `plan(products, options)` yields each task with the products it makes; `products` are those of level `reads`.
+    `plan(products, options)` yields each task with the products it makes; `products` are those of level `reads`, with
+    `reads_replaced` also those that other steps have replaced by what they made of them.
     """
 
     name: str
     reads: str
     plan: Callable[[list[Product], Options], Iterable[Made]]
+    reads_replaced: bool = False
 
 
 def plan_steps(
@@ -168,15 +170,17 @@ def plan_steps(
     list of Task
     """
     available = list(products)
+    ever = list(available)
     tasks = []
     for step in steps:
-        inputs = [product for product in available if product.level == step.reads]
+        inputs = [product for product in (ever if step.reads_replaced else available) if product.level == step.reads]
         for made in step.plan(inputs, options):
             if step.name in active:
                 tasks.append(made.task)
             elif not made.makes or not all(product.path.exists() for product in made.makes):
                 continue
             available = [product for product in available if product not in made.replaces] + made.makes
+            ever += made.makes
     return tasks
 
 

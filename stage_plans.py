@@ -1,4 +1,4 @@
-"""The tasks of the steps that every pipeline has: stages 1 to 3, navigation, plots, animations.
+"""The tasks of the steps that every pipeline has: stages 1 to 3, navigation, plots, animations, report.
 
 Each function is the `plan` of a `reduction.Step`: products in, tasks with what they make out.
 """
@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cube_files import group_cubes
 from observations import Exposure, tile_labels
 from pipeline import Task
 from reduction import Made, Options, Product
@@ -248,6 +249,23 @@ def plan_animate(
             outputs=(out, out.with_suffix(".gif")) if parameters.get("gif") else (out,),
             versions=dict(versions),
             memory=1.0 * GIGABYTE,
+            minimum_inputs=1,
+        )
+        yield Made(task)
+
+
+def plan_report(products: Iterable[Product], options: Options, *, versions: Mapping[str, str]) -> Iterator[Made]:
+    """What the report shows of each cube through its stages; the page itself is made when the run has ended."""
+    for cubes in group_cubes(product.path for product in products if product.groups is None):
+        out = cubes.summary(options.root)
+        task = Task(
+            step="report",
+            function="report_cubes:summarise_files",
+            arguments={"paths_in": list(cubes.paths), "path_out": out},
+            inputs=cubes.paths,
+            outputs=(out,),
+            versions=dict(versions),
+            memory=0.5 * GIGABYTE * len(cubes.paths),
             minimum_inputs=1,
         )
         yield Made(task)

@@ -98,6 +98,7 @@ def run_plan(
     command: Sequence[str] = (),
     settings: Mapping[str, Any] | None = None,
     versions: Mapping[str, str] | None = None,
+    facts: Mapping[str, Any] | None = None,
     quiet: bool = False,
     verbose: bool = False,
     unusable_inputs: Sequence[str] = (),
@@ -114,8 +115,8 @@ def run_plan(
         part of them, or that many.
     overwrite
         Run every task of the plan, done or not.
-    command, settings, versions
-        For `logs/run.json`.
+    command, settings, versions, facts
+        For `logs/run.json`; `facts` are further entries.
     quiet
         Say only what went wrong.
     verbose
@@ -146,7 +147,8 @@ def run_plan(
             TaskResult(task.step, plan.name(number), task.outputs, log)
             for number, (task, log) in enumerate(zip(plan.tasks, plan.logs, strict=True))
         ]
-        facts = {
+        entries = {
+            **(facts or {}),
             "command": list(command),
             "settings": dict(settings or {}),
             "versions": dict(versions or {}),
@@ -154,7 +156,7 @@ def run_plan(
             "overwrite": overwrite,
             "unusable_inputs": list(unusable_inputs),
         }
-        log = RunLog(plan, results, facts)
+        log = RunLog(plan, results, entries)
         progress = Progress(Counter(task.step for task in plan.tasks), quiet, verbose)
         schedule = Schedule(plan, executor, results, progress, log, overwrite)
         status, exit_status = "stopped by an error", 1
