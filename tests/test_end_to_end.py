@@ -49,6 +49,8 @@ def test_all_products_are_made(observation):
     assert {task["status"] for task in log["tasks"]} <= {"done", "skipped"}
     assert log["versions"]["jwst"]
     assert not list(observation.root.rglob(".partial-*"))
+    page = (observation.root / "report" / "index.html").read_text()
+    assert "finished" in page and all(f'data-label="1A {place} fringe1d"' in page for place in PLACES)
 
 
 def test_a_second_run_redoes_nothing(observation):

@@ -16,6 +16,8 @@ from report_roots import FAILED_LOG, FRINGES_REMOVED, PLACES, SCRIPT, SHAPE, SPI
 
 from cube_files import find_cubes, group_cubes
 from cubes import read_cube
+from instrument_pipeline import run_pipeline
+from miri_pipeline import MIRI
 from report import main, report_content, write_report
 from report_cubes import encode_picture, summarise_cubes, telling_plane, voxel_counts
 
@@ -255,3 +257,39 @@ def test_summaries_are_plain_and_the_same_each_time(root):
     write_report(root)
     assert path.read_bytes() == before
     assert json.loads(before)["observation"]["pointing"]["ra"] == 0.0123
+
+
+# in a run
+
+
+def test_a_run_ends_with_a_report_on_itself_also_where_tasks_fail(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("CRDS_CONTEXT", "jwst_1322.pmap")
+    header = {"TELESCOP": "JWST", "DETECTOR": "MIRIFUSHORT", "EXP_TYPE": "MIR_MRS", "NGROUPS": 5}
+    paths = [tmp_path / f"stage3/d{n}/Level3_ch1-short_s3d.fits" for n in (1, 2)]
+    for path in paths:
+        write_cube(path, np.ones(SHAPE), header)
+    whole = paths[1].read_bytes()
+    paths[1].write_bytes(whole[: 2880 * 3])
+    options = {"start_step": "navigate", "skip_steps": ["despike", "plot", "animate"], "basic_navigation": True}
+    assert run_pipeline(MIRI, tmp_path, **options).exit_status == 1
+    assert "report/index.html" in capsys.readouterr().out
+    page = parse(tmp_path)
+    assert "navigate failed: " in section(page, "problems") and "finished" in words(page)
+    assert "basic_navigationtrue" in section(page, "run").split("all settings")[0]
+    assert "1A d1" not in section(page, "problems")
+    labels = [button.get("data-label") for button in elements(page, "button") if button.get("data-label")]
+    assert labels == ["1A d1"]
+    # Mended, it is the same run that goes on, and its report.
+    paths[1].write_bytes(whole)
+    assert run_pipeline(MIRI, tmp_path, **options).exit_status == 0
+    page = parse(tmp_path)
+    assert elements(page, "section")[0].get("id") == "observation"
+    assert "finished, 4 tasks, 2 as before" in words(page)
+
+
+def test_a_run_can_do_without_a_report(tmp_path, monkeypatch):
+    monkeypatch.setenv("CRDS_CONTEXT", "jwst_1322.pmap")
+    header = {"TELESCOP": "JWST", "DETECTOR": "MIRIFUSHORT", "EXP_TYPE": "MIR_MRS", "NGROUPS": 5}
+    write_cube(tmp_path / "stage3/d1/Level3_ch1-short_s3d.fits", np.ones(SHAPE), header)
+    run_pipeline(MIRI, tmp_path, start_step="navigate", end_step="navigate", basic_navigation=True)
+    assert not (tmp_path / "report").exists()
