@@ -30,7 +30,7 @@ lint: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-images: demo
+images: demo .venv/installed-dev
 	$(BIN)/python -m simulate miri demo/bright --scale 3.6 --if-needed
 	. demo/bright/environment.sh && $(BIN)/python miri_pipeline.py demo/bright --parallel \
 		--desaturate --groups_to_use 1,2 --construct_flats --no_defringe_1d --skip_steps plot animate

@@ -33,9 +33,20 @@ from report_content import (
     step_costs,
     videos,
 )
-from report_cubes import summarise_files
+from report_cubes import FORMAT, summarise_files
+from report_page import duration, render_page
 
 PAGE = "report/index.html"
+# What the corrections did: keys of `report_content.corrections` and what stands above them.
+_NUMBERS = {
+    "invalid_before": "invalid before",
+    "invalid_after": "after",
+    "recovered": "from shorter ramps",
+    "flat_rms": "flat, rms",
+    "without_flat": "without flat",
+    "spikes": "spikes",
+    "fringes": "fringes, rms",
+}
 _POSITIONS = {
     "reconstructed": "reconstructed",
     "predicted": "predicted, so less certain",
@@ -63,8 +74,6 @@ def write_report(root: str | Path) -> Path:
     DataRootError
         If there is nothing to report on.
     """
-    from report_page import render_page
-
     root = Path(root).expanduser().resolve()
     page = root / PAGE
     text = render_page(report_content(root))
@@ -90,6 +99,7 @@ def report_content(root: Path) -> dict[str, Any]:
         raise DataRootError(f"{root} holds neither cubes nor logs/run.json: run a pipeline first.")
     messages = [*(run or {}).get("unusable_inputs", []), *messages]
     table = gallery(root, cubes)
+    rows = corrections(table, tasks)
     found = [summary["observation"] for _, summary in cubes]
     costs = step_costs(run)
     content = {
@@ -102,7 +112,8 @@ def report_content(root: Path) -> dict[str, Any]:
         "observation": _observation(found, table),
         "table": table,
         "videos": videos(root),
-        "corrections": corrections(table, tasks),
+        "corrections": rows,
+        "numbers": {name: text for name, text in _NUMBERS.items() if any(row[name] is not None for row in rows)},
         "flats": flats(tasks),
         "pointing": pointing(table),
         "run": run,
@@ -122,8 +133,9 @@ def _summaries(root: Path) -> tuple[list[tuple[CubeFiles, dict[str, Any]]], list
     summaries, messages = [], []
     for files in find_cubes(root):
         path = files.summary(root)
+        names = ["/".join(cube.parts[-3:]) for cube in files.paths]
         summary = read_json(path) if _is_newer(path, files.paths) else None
-        if summary is None or len(summary.get("stages", ())) != len(files.paths):
+        if summary is None or (summary.get("format"), summary.get("files")) != (FORMAT, names):
             try:
                 summarise_files(files.paths, path)
             except (InputError, OSError) as error:
@@ -167,12 +179,14 @@ def _status(run: Mapping[str, Any] | None) -> dict[str, str]:
 
 
 def _observation(found: Sequence[Mapping[str, Any]], table: Mapping[str, Any]) -> list[tuple[str, str]]:
-    times = [time[:16].replace("T", " ") for time in _values(found, "time")]
+    times = sorted({time[:16].replace("T", " ") for time in _values(found, "time")})
     places = list(dict.fromkeys(column["place"] for column in table["columns"]))
     names = {"target": "Target", "instrument": "Instrument", "programme": "Programme", "observation": "Observation"}
     names |= {"title": "Title", "investigator": "Principal investigator", "groups": "Groups in a ramp"}
     words = [(text, ", ".join(_values(found, name))) for name, text in names.items()]
-    span = f"{times[0]} to {times[-1][11:] if times[0][:10] == times[-1][:10] else times[-1]} UTC" if times else ""
+    same_day = times and times[0][:10] == times[-1][:10]
+    ends = [*times[:1], *(time[11:] if same_day else time for time in times[-1:] if len(times) > 1)]
+    span = f"{' to '.join(ends)} UTC" if ends else ""
     return [*words, ("Time", span), ("Bands", ", ".join(table["bands"])), ("Dithers", ", ".join(places))]
 
 
@@ -190,6 +204,7 @@ def _software(run: Mapping[str, Any] | None, found: Sequence[Mapping[str, Any]])
         start = str(run["start"])[:19].replace("T", " ")
         words += [
             ("Started", f"{start} UTC"),
+            ("Took", run["seconds"] and duration(run["seconds"])),
             ("Computer", run.get("host")),
             ("Tasks side by side", run.get("workers")),
         ]

@@ -22,6 +22,8 @@ from cube_summary import correction_notes, robust_range, summed_image
 from cubes import DQ, Cube, read_cube
 from files import written_whole
 
+# Of the summaries; others are made anew.
+FORMAT = 1
 COLOUR_MAP = "cividis"
 _COLOURS = 255
 
@@ -34,7 +36,7 @@ def summarise_files(paths_in: Sequence[str | Path], path_out: str | Path) -> Non
     paths_in
         The cube at each stage, in order.
     path_out
-        JSON file to write.
+        JSON file to write: that of `summarise_cubes`, with 'format' and 'files' (their last three parts).
 
     Raises
     ------
@@ -43,7 +45,7 @@ def summarise_files(paths_in: Sequence[str | Path], path_out: str | Path) -> Non
     """
     paths = [Path(path) for path in paths_in]
     summary = summarise_cubes([read_cube(path) for path in paths])
-    summary["files"] = ["/".join(path.parts[-3:]) for path in paths]
+    summary |= {"format": FORMAT, "files": ["/".join(path.parts[-3:]) for path in paths]}
     with written_whole(path_out) as temporary:
         temporary.write_text(json.dumps(summary, indent=1), encoding="utf-8")
 

@@ -287,7 +287,7 @@ def _plot_corrections(
     each = 4.85
     for number, summary in enumerate(summaries):
         left = 0.6 + number * each
-        axes = axes_at(left, down + 0.3, 1.45, 1.55, anchor="E")
+        axes = axes_at(left, down + 0.3, 1.45, 1.55, anchor="NE")
         low, high = robust_range(summary.image)
         colours = COLOUR_MAP
         if summary.centre is not None:

@@ -1,10 +1,13 @@
 """Make the pictures of the README from simulated observations: `make images`.
 
-The quick look is one of the demo's own plots. The figure of the corrections shows a plane of an observation that
-saturates, as each step of the pipeline leaves it, and a spectrum of the demo. The Makefile has the commands.
+The quick look is one of the demo's own plots, the animation's picture one of its frames, the report's a screenshot. The
+figure of the corrections shows a plane of an observation that saturates, as each step of the pipeline leaves it, and a
+spectrum of the demo. The Makefile has the commands; names of pictures after that of the script make these only.
 """
 
+import io
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,7 @@ from PIL import Image
 IMAGES = Path(__file__).parent
 ROOT = IMAGES.parent
 QUICK_LOOK = "plots/stage5_despike/d1/1A_Level3_ch1-short_s3d_nav.png"
+REPORT = "report/index.html"
 CUBE = "Level3_ch1-short_s3d_nav.fits"
 STAGES = (
     ("stage3", "calibrated by jwst"),
@@ -87,15 +91,64 @@ def _plot_fringes(axes, root: Path, place: str) -> None:
     axes.legend(frameon=False)
 
 
-def main() -> int:
-    """Make every picture from `demo/` and `demo/bright/`, which must have been reduced."""
-    with Image.open(ROOT / "demo" / QUICK_LOOK) as image:
+def animation_frame(demo: Path) -> Image.Image:
+    """The middle frame of the demo's animation of band 1A."""
+    from summary_animation import AnimationSettings, make_drawer
+
+    cubes = [demo / "stage5_despike" / place / CUBE for place in ("d1", "d2", "d3", "d4", "combined")]
+    drawer, _ = make_drawer(cubes, AnimationSettings(), demo / "kernels")
+    return Image.fromarray(drawer.draw(drawer.wavelength.size // 2)).convert("RGB")
+
+
+def report_screenshot(demo: Path) -> Image.Image:
+    """The upper part of the demo's report.
+
+    Raises
+    ------
+    RuntimeError
+        If there is no browser.
+    """
+    from playwright.sync_api import sync_playwright
+
+    from images.browser import NAMES, launch_browser
+
+    with sync_playwright() as playwright:
+        browser = launch_browser(playwright)
+        if browser is None:
+            raise RuntimeError(f"a picture of the report needs a browser: {', '.join(NAMES)}")
+        page = browser.new_page(viewport={"width": 1100, "height": 1000}, color_scheme="light", offline=True)
+        page.goto((demo / REPORT).as_uri())
+        picture = Image.open(io.BytesIO(page.screenshot()))
+        browser.close()
+    return picture.convert("RGB")
+
+
+def save(picture: Image.Image, name: str) -> None:
+    """Save a picture for the README, in as many colours as tell it from the original hardly at all."""
+    picture.quantize(200, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(IMAGES / name, optimize=True)
+
+
+def main(names: Sequence[str]) -> int:
+    """Make the pictures of these names (none: all) from `demo/` and `demo/bright/`, which must have been reduced."""
+    demo = ROOT / "demo"
+    makers = {
         # Half the size is plenty on a page.
-        image.convert("RGB").reduce(2).save(IMAGES / "quick_look.png", optimize=True)
-    corrections_figure(ROOT / "demo" / "bright", ROOT / "demo").savefig(IMAGES / "corrections.png", dpi=80)
+        "quick_look.png": lambda: Image.open(demo / QUICK_LOOK).convert("RGB").reduce(2),
+        "animation.png": lambda: animation_frame(demo),
+        "report.png": lambda: report_screenshot(demo),
+        "corrections.png": lambda: _drawn(corrections_figure(demo / "bright", demo)),
+    }
+    for name in names or makers:
+        save(makers[name](), name)
     return 0
+
+
+def _drawn(figure) -> Image.Image:
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=80)
+    return Image.open(picture).convert("RGB")
 
 
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -69,6 +69,6 @@ def size(number: float | None) -> str:
     return f"{number / 1e9:.2f} GB" if number >= 0.9995e9 else f"{number / 1e6:.0f} MB"
 
 
-def percent(share: float | None, digits: int = 3) -> str:
-    """A share as '1.23 %', with so many digits in all; a dash for None."""
-    return UNKNOWN if share is None else f"{100 * share:.{digits}g} %"
+def percent(share: float | None) -> str:
+    """A share as '1.23 %'; a dash for None."""
+    return UNKNOWN if share is None else f"{100 * share:.3g} %"

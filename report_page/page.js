@@ -43,20 +43,18 @@
     showStage(chosen());
     const blinkAll = byId("blink") && blinker(byId("blink"), stepStage);
 
+    const choices = ["variant", "band"].map(byId).filter(Boolean);
     const filter = () => {
-      const variant = byId("variant").value;
-      const band = byId("band").value;
       for (const row of gallery.tBodies[0].rows) {
-        const fits = (value, wanted) => wanted === "*" || value === wanted;
-        row.hidden = !(fits(row.dataset.variant, variant) && fits(row.dataset.band, band));
+        row.hidden = !choices.every(({ id, value }) => value === "*" || row.dataset[id] === value);
       }
     };
-    byId("variant").addEventListener("change", filter);
-    byId("band").addEventListener("change", filter);
+    choices.forEach((choice) => choice.addEventListener("change", filter));
     byId("controls").addEventListener("submit", (event) => event.preventDefault());
 
     gallery.addEventListener("keydown", (event) => {
       const cell = event.target.closest(".cell");
+      if (cell && blinkAll && event.key.toLowerCase() === "b") byId("blink").click();
       const moves = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
       if (!cell || !(event.key in moves)) return;
       event.preventDefault();

@@ -24,6 +24,7 @@ def test_the_package_metadata_name_every_module():
         ["nirspec_pipeline.py"],
         ["navigate.py"],
         ["despike.py"],
+        ["report.py"],
         ["summary_animation.py"],
         ["-m", "simulate", "miri"],
         ["-m", "pipeline"],

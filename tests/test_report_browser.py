@@ -1,31 +1,21 @@
 """The report in a real browser, opened from disk: it is complete, and mouse, keyboard and telephone can use it."""
 
-import shutil
-from pathlib import Path
-
 import pytest
 from playwright.sync_api import Error, sync_playwright
 from report_roots import make_root
 
+from images.browser import NAMES, launch_browser
 from report import write_report
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-# As root in a container, and without asking anybody on the network for updates.
-FLAGS = (
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync"),
-)
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 
 
 @pytest.fixture(scope="module")
 def browser():
     with sync_playwright() as playwright:
-        own = playwright.chromium.executable_path
-        path = next(filter(None, map(shutil.which, BROWSERS)), own if Path(own).exists() else None)
-        if path is None:
-            pytest.skip(f"there is no browser here: neither {', '.join(BROWSERS)} on PATH nor Playwright's own")
-        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        browser = launch_browser(playwright)
+        if browser is None:
+            pytest.skip(f"there is no browser here: neither {', '.join(NAMES)} on PATH nor Playwright's own")
         yield browser
         browser.close()
 
