@@ -11,7 +11,6 @@ Fletcher 2023, JOSS 8, 5728).
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +23,7 @@ from errors import InputError
 if TYPE_CHECKING:
     from body_geometry import ObservationGeometry
     from cube_observation import CubeObservation
+    from pointing_fit import PointingFit
 
 STEP = "navigate"
 
@@ -78,6 +78,7 @@ def navigate_file(
     dec_offset: float = 0.0,
     basic_navigation: bool = False,
     fit_pointing: bool = False,
+    pointing: str | Path | None = None,
     kernel_path: str | Path | None = None,
     target: str | None = None,
 ) -> dict[str, Any]:
@@ -94,6 +95,8 @@ def navigate_file(
         RA and DEC planes only; needs no kernels.
     fit_pointing
         Find the disc in the cube, after the offsets given, and take off what is found (`pointing_fit`).
+    pointing
+        Table with what the cubes of the visit show together (`visit_pointing`), to take off after the offsets given.
     kernel_path
         Folder of SPICE kernels, see `spice_kernels.kernel_directory`.
     target
@@ -103,8 +106,8 @@ def navigate_file(
     -------
     dict
         'notes' and 'warnings' (lists of sentences); 'ra_offset', 'dec_offset' [arcsec] in all; unless basic, also
-        'target', 'utc', 'kernels', 'target_ra', 'target_dec' [deg]; with a fit also 'fit' (a
-        `pointing_fit.PointingFit` as a dict).
+        'target', 'utc', 'kernels', 'target_ra', 'target_dec' [deg]; with a fit or a visit's
+        pointing also 'fit' (`pointing_fit.PointingFit.facts`).
 
     Raises
     ------
@@ -119,10 +122,16 @@ def navigate_file(
         raise InputError(
             "--basic_navigation uses no kernels and so cannot be combined with --fit_pointing: leave one out."
         )
+    if pointing is not None and (fit_pointing or basic_navigation):
+        other = "--fit_pointing" if fit_pointing else "--basic_navigation"
+        raise InputError(f"--pointing {pointing} cannot be combined with {other}: leave one out.")
     cube = read_cube(path_in)
     facts: dict[str, Any] = {"notes": [], "warnings": []}
     _start_afresh(cube, ra_offset, dec_offset, facts)
-    planes = _sky_planes(cube) if basic_navigation else _all_planes(cube, fit_pointing, kernel_path, target, facts)
+    if basic_navigation:
+        planes = _sky_planes(cube)
+    else:
+        planes = _all_planes(cube, fit_pointing, pointing, kernel_path, target, facts)
     words = {"target": facts.get("target", ""), "direction": facts.get("longitude_direction", "")}
     for name, plane in planes.items():
         unit, comment = PLANES[name]
@@ -131,7 +140,7 @@ def navigate_file(
         "ra_offset": facts["ra_offset"],
         "dec_offset": facts["dec_offset"],
         "basic_navigation": basic_navigation,
-        "fit_pointing": fit_pointing,
+        "fit_pointing": fit_pointing or pointing is not None,
         "target": facts.get("target"),
     }
     cube.add_note(STEP, "Navigated (RA and DEC only)" if basic_navigation else "Navigated", parameters)
@@ -191,7 +200,12 @@ def cube_geometry(
 
 
 def _all_planes(
-    cube: Cube, fit_pointing: bool, kernel_path: str | Path | None, target: str | None, facts: dict[str, Any]
+    cube: Cube,
+    fit_pointing: bool,
+    pointing: str | Path | None,
+    kernel_path: str | Path | None,
+    target: str | None,
+    facts: dict[str, Any],
 ) -> dict[str, np.ndarray]:
     from body_geometry import backplanes
 
@@ -200,7 +214,13 @@ def _all_planes(
     facts |= found
     _write_header(cube, facts, len(observation.exposures_utc))
     if fit_pointing:
-        _fit(cube, geometry, facts)
+        from pointing_fit import fit_cube_pointing
+
+        _correct(cube, fit_cube_pointing(cube, geometry), facts)
+    elif pointing is not None:
+        from visit_pointing import read_visit_pointing
+
+        _correct(cube, read_visit_pointing(pointing), facts)
     sky = _sky_planes(cube)
     planes = backplanes(sky["RA"], sky["DEC"], geometry, observation.velosys)
     planes["PIXEL_SCALE"] = planes["DISTANCE"] * np.radians(spaxel_scale(cube.sci_header) / 3600)
@@ -291,11 +311,8 @@ def _warn_if_elsewhere(planes: dict[str, np.ndarray], geometry: "ObservationGeom
         )
 
 
-def _fit(cube: Cube, geometry: "ObservationGeometry", facts: dict[str, Any]) -> None:
-    from pointing_fit import fit_cube_pointing
-
-    fit = fit_cube_pointing(cube, geometry)
-    facts["fit"] = asdict(fit)
+def _correct(cube: Cube, fit: "PointingFit", facts: dict[str, Any]) -> None:
+    facts["fit"] = fit.facts
     if not fit.significant:
         facts["warnings"].append(f"pointing not fitted, no offset applied: {fit.reason}")
         return
@@ -323,6 +340,7 @@ def _command(argv: Sequence[str] | None) -> dict[str, Any]:
     parser.add_flag("dec_offset", type=float, default=0.0, help="by how much Dec in the header reads too high [arcsec]")
     parser.add_flag("basic_navigation", action="store_true", help="RA and DEC planes only, without kernels")
     parser.add_flag("fit_pointing", action="store_true", help="find the disc in the cube and correct the pointing")
+    parser.add_flag("pointing", default=None, help="table of visit_pointing.py, whose offset is corrected")
     parser.add_flag("kernel_path", default=None, help="folder of SPICE kernels, instead of PLANETMAPPER_KERNEL_PATH")
     parser.add_flag("target", default=None, help="name of the body, instead of that in the header")
     return navigate_file(**vars(parser.parse_args(argv)))

@@ -14,10 +14,11 @@ Method:
    part of its error. So is a displacement of the limb by 0.02 PSF widths (`SYSTEMATIC_ERROR`). Along a straight limb
    the position is hardly constrained: the offset is taken only along directions known to better than `MAX_ERROR`.
 
-PSF widths: MRS, Law et al. 2023, AJ 166, 45; NIRSpec IFU, D'Eugenio et al. 2024, Nature Astronomy 8, 1443.
+All exposures of a visit share one pointing error: `mean_pointing` puts their fits together.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 from scipy.ndimage import binary_erosion, binary_fill_holes
@@ -27,6 +28,7 @@ from body_geometry import ObservationGeometry, line_of_sight, sky_axes
 from cubes import Cube, sky_coordinates, spaxel_scale
 from disc_fit import Image, fit_disc
 from pointing_model import DiscModel, build_disc_model
+from psf_model import psf_fwhm
 
 MAX_OFFSET = 1.5  # arcsec; how far the search goes in RA and in Dec
 # arcsec; directions known less well are left alone: JWST itself points as well (JDox, 'JWST Pointing Performance')
@@ -40,7 +42,28 @@ _LEAST_SPAXELS = 50
 _LIMB_WIDTH = 0.71  # of the PSF's FWHM: where the image of an edge is between 0.2 and 0.8
 _MAX_PLANES = 400
 _TEMPERATURE = 10.0  # of the evidence: models of belts and clouds are never right to the noise, and so decide less
+_FREEDOM = 3.0  # degrees of freedom of the distribution of the fits of a visit, which has outliers
+_ITERATIONS = 30
 _OTHER_START = 1.15  # misfit relative to the best, up to which the second best start is tried too
+
+
+@dataclass(frozen=True)
+class DiscPosition:
+    """The offset that the disc's image shows, applied or not, in RA and Dec [arcsec on the sky].
+
+    Attributes
+    ----------
+    offset
+        (2,) by how much the WCS reads too high.
+    covariance
+        (2, 2) of its error.
+    shared
+        (2, 2) the part of it that is the same in all images of the scene: of what kind the disc is, and its haze.
+    """
+
+    offset: np.ndarray
+    covariance: np.ndarray
+    shared: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -59,6 +82,8 @@ class PointingFit:
         Whether the offset may be applied.
     reason
         Why it may not, or in one direction only; else empty.
+    position
+        What was measured; None where nothing was.
     """
 
     ra_offset: float
@@ -68,15 +93,12 @@ class PointingFit:
     correlation: float
     significant: bool
     reason: str
+    position: DiscPosition | None = None
 
-
-def psf_fwhm(instrument: str, wavelength: float) -> float:
-    """FWHM of the PSF in cubes [arcsec] at a wavelength [um], for 'NIRSPEC' (mean of both axes) or else MIRI's MRS."""
-    if instrument.strip().upper() == "NIRSPEC":
-        across = 0.12 + 1.9 * wavelength * np.exp(-24.4 / wavelength)
-        along = 0.09 + 0.2 * wavelength * np.exp(-12.5 / wavelength)
-        return float(across + along) / 2
-    return 0.033 * wavelength + 0.106
+    @property
+    def facts(self) -> dict[str, float | bool | str]:
+        """All but the position, as a dict."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "position"}
 
 
 def fit_cube_pointing(cube: Cube, geometry: ObservationGeometry) -> PointingFit:
@@ -91,7 +113,7 @@ def fit_cube_pointing(cube: Cube, geometry: ObservationGeometry) -> PointingFit:
     """
     image = collapsed_image(np.where(cube.good, cube.sci, np.nan))
     ra, dec = sky_coordinates(cube.sci_header)
-    fwhm = psf_fwhm(str(cube.header.get("INSTRUME", "MIRI")), float(np.median(cube.wavelength)))
+    fwhm = float(psf_fwhm(np.median(cube.wavelength), str(cube.header.get("INSTRUME", "MIRI"))))
     return fit_image_pointing(image, ra, dec, geometry, fwhm, spaxel_scale(cube.sci_header))
 
 
@@ -190,11 +212,50 @@ def fit_image_pointing(
     pieces = max(limb.sum() * spaxel**2 / (_LIMB_WIDTH * fwhm) / (2 * fwhm), 1.0)
     shares = softmax([fit.evidence / _TEMPERATURE for fit in fits])
     offset = sum(share * fit.offset for share, fit in zip(shares, fits, strict=True))
-    covariance = best.systematic(SYSTEMATIC_ERROR * fwhm, pieces)
+    random = sum(share * correlated * fit.covariance for share, fit in zip(shares, fits, strict=True))
+    shared = best.systematic(SYSTEMATIC_ERROR * fwhm, pieces)
     for share, fit in zip(shares, fits, strict=True):
-        difference = fit.offset - offset
-        covariance += share * (fit.covariance * correlated + np.outer(difference, difference))
-    return _trusted(offset, covariance)
+        shared += share * np.outer(fit.offset - offset, fit.offset - offset)
+    return _trusted(DiscPosition(offset, random + shared, shared))
+
+
+def mean_pointing(fits: Sequence[PointingFit]) -> PointingFit:
+    """The pointing error of a visit from the fits of its cubes.
+
+    The weighted mean; what the fits have in common does not average out, and where they scatter by more than they say,
+    the error grows with the scatter. Guide star, attitude and ephemeris, which make the error, are the same for all
+    exposures of a visit; the dithers between them are good to a few milliarcseconds.
+
+    Parameters
+    ----------
+    fits
+        Of cubes of different exposures; those that found nothing count for nothing.
+    """
+    positions = [fit.position for fit in fits if fit.position is not None]
+    if not positions:
+        return _nothing(fits[0].reason if fits else "there is no cube")
+    offsets = np.array([position.offset for position in positions])
+    precisions = np.linalg.inv([position.covariance for position in positions])
+    trust, scatter = np.ones(len(positions)), 1.0
+    for _ in range(_ITERATIONS):
+        weights = trust[:, None, None] * precisions
+        covariance = np.linalg.inv(weights.sum(axis=0))
+        shares = covariance @ weights
+        offset = np.einsum("nij,nj->i", shares, offsets)
+        residuals = offsets - offset
+        misfit = np.einsum("ni,nij,nj->n", residuals, precisions, residuals)
+        # Of a two-dimensional Student t: a fit that took something else for the limb has little say.
+        trust = (_FREEDOM + 2) / (_FREEDOM + misfit / scatter)
+        scatter = max(float(np.sum(trust * misfit)) / max(2 * len(positions) - 2, 1), 1.0)
+    random = sum(a @ (p.covariance - p.shared) @ a.T for a, p in zip(shares, positions, strict=True))
+    common = sum(a @ _root(p.shared) for a, p in zip(shares, positions, strict=True))
+    shared = common @ common.T
+    return _trusted(DiscPosition(offset, scatter * random + shared, shared))
+
+
+def _root(covariance: np.ndarray) -> np.ndarray:
+    values, axes = np.linalg.eigh(covariance)
+    return (axes * np.sqrt(np.maximum(values, 0))) @ axes.T
 
 
 def _without_edge(good: np.ndarray) -> np.ndarray:
@@ -234,15 +295,18 @@ def _grid_search(values: np.ndarray, model: DiscModel) -> list[np.ndarray]:
     return [o for misfit, o in found[:1] + others[:1] if misfit < _OTHER_START * found[0][0]]
 
 
-def _trusted(offset: np.ndarray, covariance: np.ndarray) -> PointingFit:
+def _trusted(position: DiscPosition) -> PointingFit:
     # The components of the offset along the well-known axes of the error ellipse; those are uncorrelated with the
     # others.
+    offset, covariance = position.offset, position.covariance
     variances, axes = np.linalg.eigh(covariance)
     known = np.sqrt(variances) <= MAX_ERROR
     errors = np.sqrt(np.diag(covariance))
     correlation = float(covariance[0, 1] / np.prod(errors))
     if not known.any():
-        return PointingFit(0.0, 0.0, float(errors[0]), float(errors[1]), correlation, False, "its error is too large")
+        return PointingFit(
+            0.0, 0.0, float(errors[0]), float(errors[1]), correlation, False, "its error is too large", position
+        )
     applied = axes[:, known] @ (axes[:, known].T @ offset)
     reason = ""
     if not known.all():
@@ -252,5 +316,5 @@ def _trusted(offset: np.ndarray, covariance: np.ndarray) -> PointingFit:
             f"{np.degrees(np.arctan2(east, north)) % 180:.0f} deg its error is {np.sqrt(variances[1]):.2f} arcsec"
         )
     return PointingFit(
-        float(applied[0]), float(applied[1]), float(errors[0]), float(errors[1]), correlation, True, reason
+        float(applied[0]), float(applied[1]), float(errors[0]), float(errors[1]), correlation, True, reason, position
     )

@@ -4,6 +4,7 @@ Each function is the `plan` of a `reduction.Step`: products in, tasks with what 
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -184,26 +185,73 @@ def _stage3_task(
     return task, cubes
 
 
-def plan_navigate(products: Iterable[Product], options: Options, *, versions: Mapping[str, str]) -> Iterator[Made]:
-    """Backplanes for every cube, beside it with `_nav` in the name."""
+def plan_navigate(products: list[Product], options: Options, *, versions: Mapping[str, str]) -> Iterator[Made]:
+    """Backplanes for every cube, beside it with `_nav` in the name; if asked for, the pointing of each visit first."""
+    parameters = options.of_step("navigate")
+    pointings: dict[tuple[str, str], Path] = {}
+    if options.fit_pointing:
+        for visit in dict.fromkeys(_visit(product) for product in products):
+            task = _pointing_task(visit, products, options, parameters, versions)
+            pointings[visit] = task.outputs[0]
+            yield Made(task)
     for product in products:
         out = product.path.with_name(f"{product.path.stem}_nav.fits")
+        arguments = {"path_in": product.path, "path_out": out, "basic_navigation": options.basic_navigation}
+        inputs = [product.path]
+        if pointings:
+            arguments["pointing"] = pointings[_visit(product)]
+            inputs.append(arguments["pointing"])
         task = Task(
             step="navigate",
             function="navigate:navigate_file",
-            arguments={
-                "path_in": product.path,
-                "path_out": out,
-                "basic_navigation": options.basic_navigation,
-                "fit_pointing": options.fit_pointing,
-                **options.of_step("navigate"),
-            },
-            inputs=(product.path,),
+            arguments={**arguments, **parameters},
+            inputs=tuple(inputs),
             outputs=(out,),
             versions=dict(versions),
             memory=1.0 * GIGABYTE,
         )
         yield Made(task, [dataclasses.replace(product, path=out)], [product])
+
+
+def _visit(product: Product) -> tuple[str, str]:
+    return product.exposure.observation, product.exposure.visit
+
+
+def _pointing_task(
+    visit: tuple[str, str],
+    products: list[Product],
+    options: Options,
+    parameters: Mapping[str, Any],
+    versions: Mapping[str, str],
+) -> Task:
+    # Of each cube that is of one dither, the plainest variant, and the shortest ramp: where the disc saturates it has
+    # another shape.
+    cubes: dict[tuple, Product] = {}
+    for product in products:
+        if _visit(product) == visit and product.place != COMBINED:
+            key = product.place, product.tile, product.band
+            cubes[key] = min(cubes.get(key, product), product, key=_plainness)
+    inputs = tuple(product.path for product in cubes.values())
+    out = options.root / "stage3" / f"pointing_o{visit[0]}v{visit[1]}.ecsv"
+    known = ("ra_offset", "dec_offset", "kernel_path", "target")
+    return Task(
+        step="navigate",
+        function="visit_pointing:fit_visit_pointing",
+        arguments={
+            "paths_in": list(inputs),
+            "path_out": out,
+            **{name: value for name, value in parameters.items() if name in known},
+        },
+        inputs=inputs,
+        outputs=(out,),
+        versions=dict(versions),
+        memory=1.0 * GIGABYTE,
+        minimum_inputs=1,
+    )
+
+
+def _plainness(product: Product) -> tuple:
+    return len(product.variants), sorted(product.variants), product.groups or math.inf
 
 
 def plan_plot(

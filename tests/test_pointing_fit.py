@@ -3,15 +3,19 @@
 import numpy as np
 import pytest
 from astropy.io import fits
+from astropy.table import Table
 
 from cubes import read_cube
+from errors import FileFormatError, InputError
 from navigate import navigate_file
 from observation_geometry import observation_geometry
-from pointing_fit import MAX_ERROR, collapsed_image, fit_image_pointing, psf_fwhm
+from pointing_fit import MAX_ERROR, DiscPosition, PointingFit, collapsed_image, fit_image_pointing, mean_pointing
+from psf_model import psf_fwhm
 from simulate.cubes import simulate_cube
 from simulate.kernels import write_kernels
 from simulate.scene import Scene
 from spice_kernels import kernels_loaded
+from visit_pointing import fit_visit_pointing, read_visit_pointing
 
 UTC = "2022-11-13T10:00:00"
 ERROR = (0.21, -0.28)  # 0.35 arcsec
@@ -42,12 +46,14 @@ def view(
     turn=18.0,
     slices=None,
     moon=None,
+    noise_seed=None,
     **scene_options,
 ):
     """An image of a field with belts, spots and noise, and what `fit_image_pointing` needs of it.
 
-    With `slices`, each row shows what is at the centre of a slice that wide [arcsec], times a gain good to 2 %; with
-    `moon`, there is a point source at that offset.
+    With `slices`, the field is cut along rows into slices that wide [arcsec], with gains good to 2 % and with pixels
+    of that size along them, and the rows take from the slices that they overlap; with `moon`, there is a point
+    source at that offset.
     """
     directory = kernels(target)
     with kernels_loaded(directory):
@@ -62,16 +68,22 @@ def view(
         return ra0 + east / 3600 / np.cos(np.radians(dec0)), dec0 + north / 3600
 
     ra, dec = sky(x, y)
-    seen = sky(x, y if slices is None else slices * np.round(y / slices))
+    points, columns, rows = y[:, 0], x[0], np.eye(size)
+    if slices is not None:
+        points, rows = _sliced(y[:, 0], spaxel, slices)
+        columns = np.add.outer(x[0], _WITHIN * slices).ravel()
+    seen = sky(*np.meshgrid(columns, points))
     field = (float(ra.mean()), float(dec.mean()), size * spaxel)
-    fwhm = psf_fwhm("MIRI", 5.35) * blur
+    fwhm = float(psf_fwhm(5.35)) * blur
     snapshot = scene.snapshot(
         UTC, wavelength_range=(5.0, 5.7), field=field, fwhm=lambda wavelength: blur * (0.033 * wavelength + 0.106)
     )
-    rng = np.random.default_rng(seed)
-    planes = np.array([snapshot.radiance(*seen, w) for w in np.linspace(5.05, 5.65, 7)])
+    rng = np.random.default_rng(seed if noise_seed is None else noise_seed)
     if slices is not None:
-        planes *= 1 + rng.normal(0, 0.02, (size, 1))
+        rows = rows * np.repeat(1 + rng.normal(0, 0.02, points.size // _POINTS), _POINTS)
+    planes = np.array([rows @ snapshot.radiance(*seen, w) for w in np.linspace(5.05, 5.65, 7)])
+    if slices is not None:
+        planes = planes.reshape(*planes.shape[:-1], size, _POINTS).mean(axis=-1)
     if moon is not None:
         distance = np.hypot((ra - ra0) * 3600 * np.cos(np.radians(dec0)) - moon[0], (dec - dec0) * 3600 - moon[1])
         planes += 2000 * np.exp(-4 * np.log(2) * (distance / fwhm) ** 2)
@@ -79,7 +91,21 @@ def view(
     planes[rng.random(planes.shape) < 0.01] *= 4  # cosmic rays
     planes[:, 0] = np.nan
     ra_header = ra + error[0] / 3600 / np.cos(np.radians(dec0))
-    return collapsed_image(planes), ra_header, dec + error[1] / 3600, geometry, psf_fwhm("MIRI", 5.35), spaxel
+    return collapsed_image(planes), ra_header, dec + error[1] / 3600, geometry, float(psf_fwhm(5.35)), spaxel
+
+
+_POINTS = 4  # in a pixel, each way
+_WITHIN = (np.arange(_POINTS) + 0.5) / _POINTS - 0.5
+
+
+def _sliced(y, spaxel, slices):
+    """Where slices are sampled across, and the weights (row of the cube, point) of drizzling them into rows."""
+    number = int(np.ceil((y[-1] - y[0] + spaxel) / slices)) + 2
+    centres = (np.arange(number) - (number - 1) / 2) * slices
+    points = np.add.outer(centres, _WITHIN * slices).ravel()
+    low = np.maximum.outer(y - spaxel / 2, centres - slices / 2)
+    overlap = np.maximum(np.minimum.outer(y + spaxel / 2, centres + slices / 2) - low, 0)
+    return points, np.repeat(overlap / overlap.sum(axis=1, keepdims=True), _POINTS, axis=1) / _POINTS
 
 
 def at_limb(position_angle, radius):
@@ -149,6 +175,56 @@ def test_slices_wider_than_spaxels_do_not_pull(kernels, seed):
     assert fit.significant
     assert abs(across) < 0.02
     assert pull(fit) < 3
+
+
+def test_the_cubes_of_a_visit_together(kernels):
+    """Four dithers of the same scene, sliced: better across than one, and no more sure along than their scatter."""
+    limb = np.array(at_limb(0, 7.9))
+    dithers = [(0.56, -0.29), (-0.55, 0.28), (0.37, 0.35), (-0.38, -0.34)]
+    fits = [
+        fit_image_pointing(
+            *view(kernels, "saturn", 411, offset=tuple(limb + d), turn=40.0, slices=0.177, noise_seed=number)
+        )
+        for number, d in enumerate(dithers)
+    ]
+    visit = mean_pointing(fits)
+    (across, _), (across_error, along_error) = across_and_along(visit, limb)
+    assert visit.significant
+    assert abs(across) < 0.02 and across_error < 0.02 and along_error < 0.05
+    assert pull(visit) < 3
+
+
+def fit_of(offset, error, shared=0.0):
+    covariance = np.diag(np.square(error)).astype(float)
+    position = DiscPosition(np.array(offset, float), covariance, np.eye(2) * shared**2)
+    return PointingFit(*map(float, (*offset, *error)), 0.0, True, "", position)
+
+
+def test_the_mean_of_a_visit_is_the_weighted_one():
+    fits = [fit_of((0.10, 0.2), (0.01, 0.02)), fit_of((0.11, 0.2), (0.01, 0.02)), fit_of((0.105, 0.2), (0.005, 0.02))]
+    visit = mean_pointing(fits)
+    assert (visit.ra_offset, visit.dec_offset) == pytest.approx((0.105, 0.2), abs=1e-9)
+    assert visit.ra_error == pytest.approx((2 / 0.01**2 + 1 / 0.005**2) ** -0.5, rel=0.25)
+    assert visit.dec_error == pytest.approx(0.02 / np.sqrt(3), rel=0.25)
+
+
+def test_what_the_cubes_of_a_visit_share_does_not_average_out():
+    fits = [fit_of((0.1, 0.2), (0.02, 0.02), shared=0.015)] * 50
+    assert mean_pointing(fits).ra_error == pytest.approx(0.015, rel=0.03)
+
+
+def test_one_wrong_fit_has_little_say_and_scatter_is_honest():
+    good = [fit_of((0.1 + 0.001 * i, 0.2), (0.01, 0.01)) for i in range(-2, 3)]
+    visit = mean_pointing([*good, fit_of((0.5, -0.3), (0.01, 0.01))])
+    assert np.hypot(visit.ra_offset - 0.1, visit.dec_offset - 0.2) < 0.003
+    scattered = [fit_of((x, 0.2), (0.001, 0.01)) for x in (0.08, 0.12, 0.09, 0.11)]
+    assert mean_pointing(scattered).ra_error > 0.004
+
+
+def test_a_visit_in_which_nothing_was_found():
+    nothing = PointingFit(0.0, 0.0, np.inf, np.inf, 0.0, False, "too few good spaxels")
+    assert mean_pointing([nothing, nothing]) == nothing
+    assert mean_pointing([nothing, fit_of((0.1, 0.2), (0.01, 0.01))]).ra_offset == pytest.approx(0.1)
 
 
 def test_a_moon_beside_the_limb_does_not_pull(kernels):
@@ -254,6 +330,44 @@ def test_a_cube_without_a_limb_keeps_its_pointing(kernels, tmp_path):
     assert before["CRVAL1"] == after["CRVAL1"] and "NAV_DRA" not in after
 
 
-def test_psf_widths():
-    assert psf_fwhm("MIRI", 10.0) == pytest.approx(0.436)
-    assert 0.1 < psf_fwhm("NIRSPEC", 2.0) < psf_fwhm("NIRSPEC", 5.0) < 0.25
+def test_a_visit_is_corrected_by_its_table(kernels, tmp_path):
+    directory = kernels("neptune")
+    scene = Scene("neptune", directory)
+    paths = [
+        simulate_cube(
+            scene, utc, tmp_path / d / "a_s3d.fits", n_wave=12, pointing_error=ERROR, noise=100.0, rotation_deg=30
+        )
+        for d, utc in (("d1", UTC), ("d2", "2022-11-13T10:20:00"))
+    ]
+    facts = fit_visit_pointing(paths, tmp_path / "visit.ecsv", kernel_path=directory)
+    assert "2 of 2 cubes" in facts["notes"][0] and facts["warnings"] == []
+    table = Table.read(tmp_path / "visit.ecsv")
+    assert list(table["cube"]) == ["d1/a_s3d.fits", "d2/a_s3d.fits"]
+    assert np.hypot(table["ra_offset"] - ERROR[0], table["dec_offset"] - ERROR[1]).max() < 0.02
+    assert read_visit_pointing(tmp_path / "visit.ecsv").facts == facts["fit"]
+    for path in paths:
+        done = navigate_file(path, path.with_name("nav.fits"), kernel_path=directory, pointing=tmp_path / "visit.ecsv")
+        assert (done["ra_offset"], done["dec_offset"]) == (facts["fit"]["ra_offset"], facts["fit"]["dec_offset"])
+    # What is found counts from the offsets given.
+    rest = fit_visit_pointing(
+        paths[:1], tmp_path / "rest.ecsv", kernel_path=directory, ra_offset=ERROR[0], dec_offset=ERROR[1]
+    )
+    assert np.hypot(rest["fit"]["ra_offset"], rest["fit"]["dec_offset"]) < 0.02
+
+
+def test_a_visit_without_a_limb_keeps_its_pointing(kernels, tmp_path):
+    scene = Scene("saturn", kernels("saturn"))
+    path = simulate_cube(scene, UTC, tmp_path / "a_s3d.fits", n_wave=6, offset=(0.0, 4.0), noise=100.0)
+    facts = fit_visit_pointing([path], tmp_path / "visit.ecsv", kernel_path=kernels("saturn"))
+    assert "no offset applied" in facts["warnings"][0]
+    done = navigate_file(path, tmp_path / "nav.fits", kernel_path=kernels("saturn"), pointing=tmp_path / "visit.ecsv")
+    assert (done["ra_offset"], done["dec_offset"]) == (0, 0)
+    assert any("no offset applied" in warning for warning in done["warnings"])
+
+
+def test_a_table_of_something_else_is_refused(tmp_path, capsys):
+    (tmp_path / "visit.ecsv").write_text("# %ECSV 1.0\n# ---\n# datatype:\n# - {name: a, datatype: int64}\na\n1\n")
+    with pytest.raises(FileFormatError, match="visit_pointing"):
+        read_visit_pointing(tmp_path / "visit.ecsv")
+    with pytest.raises(InputError, match="leave one out"):
+        navigate_file("a.fits", "b.fits", pointing="visit.ecsv", fit_pointing=True)

@@ -64,6 +64,23 @@ def test_four_dithers_make_their_cubes_and_one_combined(root):
     assert "outlier_detection" not in combined.arguments["steps"]
 
 
+def test_all_cubes_of_a_visit_are_navigated_by_one_pointing(root):
+    exposures = [observe(root, dither=n, visit=visit) for visit in ("001", "002") for n in (1, 2)]
+    tasks = [task for task in plan(root, exposures, fit_pointing=True, desaturate=True) if task.step == "navigate"]
+    fits = {task.outputs[0].name: task for task in tasks if task.function == "visit_pointing:fit_visit_pointing"}
+    assert sorted(fits) == ["pointing_o330v001.ecsv", "pointing_o330v002.ecsv"]
+    first = fits["pointing_o330v001.ecsv"]
+    # Each dither and band once, without variants, of the shortest ramp.
+    assert len(first.inputs) == 4 and all("v001" in path.name for path in first.inputs)
+    shortest = root / "groups" / "1_groups" / "stage3"
+    assert {path.parent for path in first.inputs} == {shortest / "d1", shortest / "d2"}
+    for task in tasks:
+        if task not in fits.values():
+            pointing = task.arguments["pointing"]
+            assert pointing in task.inputs
+            assert pointing.stem.removeprefix("pointing_") in task.outputs[0].name
+
+
 def test_one_dither_is_not_combined(root):
     assert not any("combined" in path for path in outputs(plan(root, [observe(root)]), "stage3", root))
 

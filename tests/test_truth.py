@@ -4,11 +4,13 @@ import json
 
 import numpy as np
 import pytest
+from astropy.table import Table
 from conftest import SHARED_DATA, reduce, simulate
 from test_end_to_end import BANDS, PLACES, cube_path
 from truth import Comparison, displacement, fit, read_scene
 
-from cubes import read_cube
+from cube_pointing import set_offset
+from cubes import read_cube, write_cube
 
 CUBES = [(place, band) for place in PLACES for band in BANDS]
 DITHERS = PLACES[:4]
@@ -175,6 +177,44 @@ def test_a_real_geometry_meets_the_same_bounds(neptune, band):
     found = displacement(Comparison.of(cube_path(neptune.root, "d1", band)), read_scene(neptune.root))
     assert np.hypot(found.across, found.along) < np.hypot(POSITION_LIMIT, 3 * found.along_error)
     assert found.flux_ratio == pytest.approx(1, abs=FLUX_LIMIT)
+
+
+POINTING_ERROR = np.array([0.21, -0.28])  # 0.35 arcsec
+
+
+def fitted_pointing(observation, destination):
+    """What `--fit_pointing` finds and does in cubes of single dithers whose WCS reads too high by that error."""
+    moved = observation.copy(destination)
+    for path in moved.root.glob("stage3/d?/*_s3d.fits"):
+        cube = read_cube(path)
+        assert set_offset(cube, *-POINTING_ERROR)
+        for key in [key for key in cube.sci_header if key.startswith("NAV_")]:
+            del cube.sci_header[key]
+        write_cube(cube, path)
+    done = reduce(moved, "--start_step", "navigate", "--end_step", "navigate", "--fit_pointing")
+    assert done.status == 0, done.output
+    table = Table.read(next((moved.root / "stage3").glob("pointing_*.ecsv")))
+    for path in moved.root.glob("stage3/d?/*_s3d_nav.fits"):
+        header = read_cube(path).sci_header
+        assert header["NAV_DRA"] == pytest.approx(table.meta["visit"]["ra_offset"], abs=1e-9)
+        assert header["NAV_DDEC"] == pytest.approx(table.meta["visit"]["dec_offset"], abs=1e-9)
+    return table
+
+
+def test_the_pointing_is_found_from_a_whole_disc(neptune, tmp_path):
+    table = fitted_pointing(neptune, tmp_path / "data")
+    visit = table.meta["visit"]
+    assert np.hypot(visit["ra_offset"] - POINTING_ERROR[0], visit["dec_offset"] - POINTING_ERROR[1]) < 0.02
+    assert max(visit["ra_error"], visit["dec_error"]) < 0.02
+    assert len(table) == 2 and not any(table["reason"])
+
+
+def test_the_pointing_is_found_from_an_arc_of_limb(observation, tmp_path):
+    """The limb runs east and west: Dec is known better than RA."""
+    visit = fitted_pointing(observation, tmp_path / "data").meta["visit"]
+    error = np.array([visit["ra_offset"], visit["dec_offset"]]) - POINTING_ERROR
+    assert abs(error[1]) < 0.02 and visit["dec_error"] < 0.02
+    assert abs(error[0]) < 3 * visit["ra_error"] < 0.12
 
 
 @pytest.mark.parametrize("band", BANDS)
