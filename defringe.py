@@ -311,7 +311,7 @@ def defringe_file(path_in: str | Path, path_out: str | Path, *, ignore_regions: 
 
 
 def _run_step(path_in: Path, path_out: Path, ignore_regions: Ranges) -> Path:
-    from jwst_stages import check_crds_environment
+    from crds_references import check_crds_environment
 
     check_crds_environment()
     from jwst.residual_fringe import ResidualFringeStep

@@ -27,3 +27,7 @@ class OptionError(InputError):
 
 class CrdsError(InputError):
     """The CRDS set-up is incomplete, or reference files can't be found."""
+
+
+class PreflightError(InputError):
+    """Something that a run needs is missing, as was found before its first task."""

@@ -14,35 +14,24 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import correction_plans
 import jwst_stages
 import reduction
 import stage_plans
-from correction_plans import LEAST_DITHERS_FOR_FLAT
 from cubes import SOFTWARE_VERSION
-from errors import DataRootError, InputError, OptionError
-from instruments import STAGE2_DEFAULTS, STAGE3_DEFAULTS, Instrument
-from observations import Exposure, ExposureRoles, find_exposures
-from pipeline import (
-    INTERRUPT_STATUS,
-    Plan,
-    RunResult,
-    Task,
-    check_disk_space,
-    choose_executor,
-    pending_tasks,
-    run_plan,
-)
+from errors import DataRootError, InputError, OptionError, PreflightError
+from instruments import STAGE2_DEFAULTS, Instrument
+from observations import Exposure, find_exposures
+from pipeline import INTERRUPT_STATUS, Plan, RunResult, choose_executor, pending_tasks, run_plan
 from pipeline_input import Input, find_input
-from pipeline_options import JWST_STAGES, check_options, make_options, option_names, select_steps
-from reduction import Options, Product, Step
+from pipeline_options import check_options, make_options, option_names, select_steps
+from preflight import DOUBTFUL, LOST, WRONG, Finding, by_state, check_input, check_needs, format_findings
+from reduction import Options, Step
 
 # What workers on other machines must find as it is here.
 WORKER_VARIABLES = ("CRDS_", "PLANETMAPPER_")
-# Products of an exposure through stages 1-3 and their cubes come to about this many times its raw size.
-DISK_FACTOR = 12
 
 
 def run_pipeline(
@@ -58,6 +47,7 @@ def run_pipeline(
     memory_limit: str | float | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
+    check: bool = False,
     quiet: bool = False,
     verbose: bool = False,
     command: Sequence[str] = (),
@@ -87,6 +77,8 @@ def run_pipeline(
         Make everything anew, also what has been made from the same inputs with the same parameters.
     dry_run
         Print the plan and stop.
+    check
+        Check what the run needs, print a table and stop.
     quiet, verbose
         Say only what went wrong; say a line for each task.
     command
@@ -98,7 +90,7 @@ def run_pipeline(
     Returns
     -------
     pipeline.RunResult or None
-        What was done, skipped and failed; None after a dry run.
+        What was done, skipped and failed; None after a dry run or a check.
 
     Raises
     ------
@@ -113,14 +105,21 @@ def run_pipeline(
     variables = {name: value for name, value in os.environ.items() if name.startswith(WORKER_VARIABLES)}
     executor = choose_executor(parallel, cluster, workers, memory_limit, variables)
     found = find_input(instrument, root, active)
-    plan, messages = make_plan(instrument, options, active, found)
-    for message in [*found.unreadable, *found.damaged, *messages]:
-        print(f"note: {message}", file=sys.stderr)
+    backgrounds = _background_rates(options)
+    plan = make_plan(instrument, options, active, found, backgrounds)
+    findings = check_input(instrument, options, found, backgrounds)
     if dry_run:
+        _report(findings, sys.stderr)
         print(plan.describe())
         return None
     pending = list(plan.tasks) if overwrite else pending_tasks(plan)
-    _prepare(instrument, options, pending, found.products)
+    findings += check_needs(instrument, options, plan, pending, found, None if cluster else executor)
+    if check:
+        print(format_findings(findings))
+        _refuse(findings, (WRONG, LOST))
+        return None
+    _report(findings, sys.stderr)
+    _refuse(findings, (WRONG,))
     settings = {
         "instrument": instrument.name,
         "steps": list(active),
@@ -174,6 +173,21 @@ def _write_report(root: Path, result: RunResult) -> None:
         result.exit_status = 1
 
 
+def _report(findings: Iterable[Finding], stream: TextIO) -> None:
+    """Say what is not as it should be; what the run ends with is said then."""
+    told = [finding for finding in findings if finding.state in (LOST, DOUBTFUL)]
+    if told:
+        print(format_findings(told), file=stream)
+
+
+def _refuse(findings: Iterable[Finding], states: Sequence[str]) -> None:
+    """Raise a `PreflightError` if there are findings of these states."""
+    texts = [finding.text for finding in sorted(findings, key=by_state) if finding.state in states]
+    if texts:
+        more = f" (and {len(texts) - 1} more, see --check)" if len(texts) > 1 else ""
+        raise PreflightError(f"{texts[0]}{more}")
+
+
 def describe_products(plan: Plan) -> str:
     """Where to look: for each step of the plan, where its products lie and how many there are."""
     rows = []
@@ -217,37 +231,13 @@ def _needs_kernels(options: Options, active: Sequence[str]) -> bool:
 # --- plan -----------------------------------------------------------------------------------------------------------
 
 
-def make_plan(instrument: Instrument, options: Options, active: Sequence[str], found: Input) -> tuple[Plan, list[str]]:
-    """Plan the run; also give what the user should be told about its input."""
-    roles = found.roles
-    messages = [f"{e.path.name} is left out: {_why_left_out(instrument, e)}" for e in roles.left_out]
-    backgrounds = _background_rates(options)
-    modes = {mode for mode, _ in backgrounds} | {exposure.mode for exposure in roles.background}
-    if options.background_subtract is True or options.background_path is not None:
-        for mode in dict.fromkeys(e.mode for e in roles.science if e.mode not in modes):
-            messages.append(f"no background for {' '.join(part for part in mode if part != 'N/A')}: not subtracted")
-    if options.construct_flats:
-        messages += _too_few_dithers(roles)
-    steps = _steps(instrument, options, backgrounds, active)
+def make_plan(
+    instrument: Instrument, options: Options, active: Sequence[str], found: Input, backgrounds: Sequence[Exposure]
+) -> Plan:
+    """Plan the run; `backgrounds` are the rate images of `background_path`."""
+    steps = _steps(instrument, options, [(exposure.mode, exposure.path) for exposure in backgrounds], active)
     tasks = reduction.plan_steps(steps, active, found.products, options)
-    return Plan(root=options.root, steps=tuple(active), tasks=tuple(tasks)), messages
-
-
-def _why_left_out(instrument: Instrument, exposure: Exposure) -> str:
-    if exposure.exposure_type != instrument.exposure_type:
-        return f"{exposure.exposure_type} is no integral-field exposure"
-    return f"no light of {exposure.grating}/{exposure.filter} falls on {exposure.detector}"
-
-
-def _too_few_dithers(roles: ExposureRoles) -> list[str]:
-    dithers: dict[tuple[str, ...], set[int]] = {}
-    for exposure in roles.science:
-        dithers.setdefault(exposure.setting, set()).add(exposure.dither)
-    return [
-        f"no flat is constructed for {' '.join(setting)}: {LEAST_DITHERS_FOR_FLAT} dithers needed, {len(numbers)} there"
-        for setting, numbers in dithers.items()
-        if len(numbers) < LEAST_DITHERS_FOR_FLAT
-    ]
+    return Plan(root=options.root, steps=tuple(active), tasks=tuple(tasks))
 
 
 def _steps(
@@ -267,7 +257,7 @@ def _steps(
     stage2 = partial(stage_plans.plan_stage2, defaults=STAGE2_DEFAULTS, background_rates=backgrounds, versions=jwst)
     stage3 = partial(
         stage_plans.plan_stage3,
-        defaults=_stage3_defaults(instrument),
+        defaults=stage_plans.stage3_defaults(instrument),
         bands=instrument.bands,
         gigabytes=instrument.stage3_gigabytes,
         versions=jwst,
@@ -291,12 +281,8 @@ def _steps(
     return [Step(name, *plans[name]) for name in instrument.step_names]
 
 
-def _stage3_defaults(instrument: Instrument) -> dict[str, dict[str, Any]]:
-    return stage_plans.merged_steps(STAGE3_DEFAULTS, instrument.stage3_defaults)
-
-
-def _background_rates(options: Options) -> list[tuple[tuple[str, ...], Path]]:
-    """Mode and path of the rate images in `background_path`.
+def _background_rates(options: Options) -> list[Exposure]:
+    """The rate images in `background_path`.
 
     Raises
     ------
@@ -315,36 +301,4 @@ def _background_rates(options: Options) -> list[tuple[tuple[str, ...], Path]]:
         ) from error
     if errors:
         raise errors[0]
-    return [(exposure.mode, exposure.path) for exposure in exposures if not exposure.is_imprint]
-
-
-# --- before the first task ------------------------------------------------------------------------------------------
-
-
-def _prepare(instrument: Instrument, options: Options, pending: Sequence[Task], products: Sequence[Product]) -> None:
-    """Make sure that what the pending tasks need is there: reference files, disk space."""
-    if not pending:
-        return
-    steps = {task.step for task in pending}
-    stages = sorted(steps & set(JWST_STAGES) | ({"stage2"} if "defringe" in steps else set()))
-    if not stages:
-        return
-    raw = [product for product in products if product.path.exists() and product.level != "cube"]
-    check_disk_space(options.root, DISK_FACTOR * sum(product.path.stat().st_size for product in raw))
-    stage2 = STAGE2_DEFAULTS
-    if "defringe" in steps:
-        # That step is one of stage 2 in `jwst`, where it is skipped by default.
-        stage2 = {**stage2, "residual_fringe": {"skip": False}}
-    defaults = {"stage2": stage2, "stage3": _stage3_defaults(instrument)}
-    wanted = {
-        product.path: {
-            stage: stage_plans.merged_steps(
-                instrument.stage1_defaults(product.exposure) if stage == "stage1" else defaults[stage],
-                options.of_step(stage),
-            )
-            for stage in stages
-        }
-        for product in raw
-    }
-    for problem in jwst_stages.prefetch_references(wanted):
-        print(f"note: {problem}", file=sys.stderr)
+    return [exposure for exposure in exposures if not exposure.is_imprint]

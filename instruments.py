@@ -45,6 +45,10 @@ class Instrument:
         The variant switches that it has, of `SWITCHES`.
     flat_stage, despike_stage
         Directories of the flat-fielded and of the despiked cubes.
+    rate_bytes, calibrated_bytes
+        Sizes of a rate image and of a calibrated exposure on disk.
+    cube_bytes
+        Size on disk of a cube of one dither, of its band.
     stage3_gigabytes
         Memory that a task of stage 3 needs [GB], of the number of its exposures.
     stage1_defaults
@@ -64,6 +68,9 @@ class Instrument:
     switches: tuple[str, ...]
     flat_stage: str
     despike_stage: str
+    rate_bytes: float
+    calibrated_bytes: float
+    cube_bytes: Callable[[str], float]
     stage3_gigabytes: Callable[[int], float]
     stage1_defaults: Callable[[Exposure], StepDefaults]
     stage3_defaults: StepDefaults = field(default_factory=dict)

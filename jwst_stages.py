@@ -2,7 +2,7 @@
 
 In: `*_uncal.fits`, `*_rate.fits` or `*_cal.fits` of JWST integral-field exposures. Out: the next product, and beside it
 the association it was made from. Every run of `jwst` works in a temporary directory, and what it made is moved into
-place when it is complete. The reference files must be in the CRDS cache: `prefetch_references` puts them there.
+place when it is complete. The reference files must be in the CRDS cache: `crds_references` puts them there.
 
 Reference: Bushouse et al., JWST calibration pipeline, 10.5281/zenodo.6984365; https://jwst-pipeline.readthedocs.io.
 """
@@ -20,7 +20,7 @@ from typing import Any
 from astropy.io import fits
 
 from cube_covariance import add_covariance_factors
-from errors import CrdsError, OptionError
+from errors import OptionError
 from files import temporary_directory, written_whole
 from observations import check_complete
 
@@ -169,7 +169,7 @@ class Association:
 
 def _run_jwst(stage: str, path_in: Path, output_directory: Path, steps: StepParameters | None) -> None:
     try:
-        _pipeline(stage).call(
+        pipeline_class(stage).call(
             str(path_in),
             output_dir=str(output_directory),
             save_results=True,
@@ -221,7 +221,7 @@ def check_step_parameters(stage: str, steps: StepParameters) -> None:
     OptionError
         Naming the nearest name that is known.
     """
-    known_steps = _pipeline(stage).load_spec_file()["steps"]
+    known_steps = pipeline_class(stage).load_spec_file()["steps"]
     for step, parameters in steps.items():
         if step not in known_steps:
             raise OptionError(_unknown(f"--step_kwargs {stage}", step, known_steps, f"a step of {PIPELINES[stage]}"))
@@ -241,83 +241,11 @@ def _unknown(where: str, name: str, known: Iterable[str], what: str) -> str:
     return f"{where}: {name!r} is not {what}; did you mean {nearest[0]!r}?"
 
 
-def check_crds_environment() -> None:
-    """Refuse to start where CRDS has not been set up.
-
-    Raises
-    ------
-    CrdsError
-    """
-    path = os.environ.get("CRDS_PATH")
-    if not path:
-        raise CrdsError(
-            "CRDS_PATH is not set: name a folder for the calibration reference files, for example "
-            "'export CRDS_PATH=~/crds_cache CRDS_SERVER_URL=https://jwst-crds.stsci.edu'."
-        )
-    if not os.environ.get("CRDS_SERVER_URL") and not (Path(path).expanduser() / "config").is_dir():
-        raise CrdsError(
-            f"CRDS_SERVER_URL is not set and CRDS_PATH={path} holds no cache: 'export "
-            "CRDS_SERVER_URL=https://jwst-crds.stsci.edu' lets the reference files be downloaded."
-        )
-
-
-def prefetch_references(exposures: Mapping[Path, Mapping[str, StepParameters]]) -> list[str]:
-    """Look up the reference files of exposures in CRDS and fetch those that are not in the cache, one after the other.
-
-    Parameters
-    ----------
-    exposures
-        For each file (of any stage; its header selects the references) the stages that it will go through, with the
-        parameters of their steps: references of skipped steps are not asked for.
-
-    Returns
-    -------
-    list of str
-        A sentence for each exposure whose references could not be found.
-
-    Raises
-    ------
-    CrdsError
-        If they could be found for none, or CRDS has not been set up.
-    """
-    check_crds_environment()
-    from stdatamodels.jwst import datamodels
-    from stpipe import crds_client
-
-    problems = []
-    for path, stages in exposures.items():
-        try:
-            with datamodels.open(path) as model:
-                for stage, steps in stages.items():
-                    pipeline = _pipeline(stage)
-                    pipeline.get_config_from_reference(model)
-                    types = _reference_types(pipeline, steps)
-                    crds_client.get_multiple_reference_paths(model.get_crds_parameters(), types, "jwst")
-        # A wrong CRDS set-up ends in SystemExit; all else belongs to this one file and is met again when it is reduced.
-        except (Exception, SystemExit) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            problems.append(f"{path.name}: no reference files ({reason})")
-    if problems and len(problems) == len(exposures):
-        raise CrdsError(
-            f"CRDS found no reference files with CRDS_PATH={os.environ['CRDS_PATH']}, CRDS_SERVER_URL="
-            f"{os.environ.get('CRDS_SERVER_URL', 'not set')}: {problems[0]}; check both, and the network."
-        )
-    return problems
-
-
-def _pipeline(stage: str) -> type:
+def pipeline_class(stage: str) -> type:
+    """The class of `jwst` that runs a stage: 'stage1', 'stage2' or 'stage3'."""
     import jwst.pipeline
 
     return getattr(jwst.pipeline, PIPELINES[stage])
-
-
-def _reference_types(pipeline: type, steps: StepParameters) -> list[str]:
-    """The reference types that the pipeline will itself ask for: those of the steps that are not skipped."""
-    instance = pipeline()
-    for name, parameters in steps.items():
-        if "skip" in parameters:
-            getattr(instance, name).skip = parameters["skip"]
-    return sorted(set(instance.reference_file_types))
 
 
 def versions() -> dict[str, str]:

@@ -67,6 +67,10 @@ MIRI = Instrument(
     flat_stage="stage4_flat",
     despike_stage="stage5_despike",
     stage3_gigabytes=lambda members: 0.5 + 0.6 * members,
+    rate_bytes=21.2e6,
+    calibrated_bytes=34.2e6,
+    # Of channel 1; the others are up to a third smaller.
+    cube_bytes=lambda band: 15.3e6,
     stage1_defaults=stage1_defaults,
     plot_prefix=plot_prefix,
 )

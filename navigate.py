@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from astropy.io import fits
 
 from command_line import ArgumentParser, run_command
 from cubes import Cube, read_cube, sky_coordinates, spaxel_scale, write_cube
@@ -197,6 +198,30 @@ def cube_geometry(
         As in `navigate_file`.
     """
     return _geometry(cube, kernel_path, target or cube.header.get("NAVTARG"))[0]
+
+
+def check_kernels(path: str | Path, *, kernel_path: str | Path | None = None, target: str | None = None) -> list[str]:
+    """Make sure that an exposure's cubes can be navigated, before they are made.
+
+    Parameters
+    ----------
+    path
+        The exposure at any stage: only headers are read.
+    kernel_path, target
+        As in `navigate_file`.
+
+    Returns
+    -------
+    list of str
+        What `navigate_file` would warn of.
+
+    Raises
+    ------
+    FileFormatError, KernelError, InputError
+        As in `navigate_file`.
+    """
+    with fits.open(path) as hdul:
+        return _geometry(Cube(Path(path), hdul), kernel_path, target)[2]["warnings"]
 
 
 def _all_planes(

@@ -49,6 +49,13 @@ def sees_light(exposure: Exposure) -> bool:
     return exposure.grating not in ONLY_ON_NRS1 and (exposure.grating, exposure.filter) != ("G140H", "F070LP")
 
 
+def cube_bytes(band: str) -> float:
+    """Size on disk [bytes] of a cube of one dither, by the number of wavelengths that its grating gives."""
+    resolution = band.partition("-")[0][-1]
+    # A medium grating's; CRDS' cubepar has 2.7 times as many planes for a high-resolution one, 0.7 for the prism.
+    return 27.7e6 * {"h": 2.7, "m": 1.0}.get(resolution, 0.7)
+
+
 def stage1_defaults(exposure: Exposure) -> dict[str, dict[str, Any]]:
     """Parameters of `Detector1Pipeline`: 1/f noise is fitted where no slice and no shutter lets light in."""
     return {"clean_flicker_noise": {"skip": False, "mask_science_regions": True}}
@@ -63,6 +70,9 @@ NIRSPEC = Instrument(
     flat_stage="stage5_flat",
     despike_stage="stage4_despike",
     stage3_gigabytes=lambda members: 2.0 + 1.0 * members,
+    rate_bytes=84.0e6,
+    calibrated_bytes=202.9e6,
+    cube_bytes=cube_bytes,
     stage1_defaults=stage1_defaults,
     # The usual kernel takes 10 GB for four dithers of a high-resolution grating.
     stage3_defaults={"outlier_detection": {"kernel_size": "3 3"}},

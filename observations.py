@@ -5,6 +5,7 @@ into science, background and leakcal (imprint) exposures, dithers and mosaic til
 Keywords as in the JWST keyword dictionary.
 """
 
+import re
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -17,6 +18,15 @@ from errors import DataRootError, FileFormatError
 
 FITS_BLOCK = 2880
 _BAND_LETTERS = {"short": "A", "medium": "B", "long": "C"}
+# What astropy raises on headers that are none.
+UNREADABLE = (OSError, ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError, MemoryError)
+UNREADABLE += (fits.VerifyError, UserWarning)
+NOT_APPLICABLE = "N/A"
+# What identifiers are made of; file and directory names are made of them.
+IDENTIFIER = re.compile(r"[A-Z0-9][A-Z0-9_ +-]{0,39}")
+LARGEST_COUNT = 9999
+# Keywords that tell the setting of an exposure, by EXP_TYPE.
+INTEGRAL_FIELD_TYPES = {"MIR_MRS": ("CHANNEL", "BAND"), "NRS_IFU": ("FILTER", "GRATING")}
 
 
 @dataclass(frozen=True)
@@ -40,6 +50,17 @@ class Exposure:
     is_imprint: bool
     is_background: bool
     target: str
+    date: str = ""
+    start: float | None = None
+    sequence: tuple[str, ...] = ()
+
+    @property
+    def identity(self) -> tuple | None:
+        """What two files share only if they are the same exposure; None where the header does not tell its start."""
+        if self.start is None:
+            return None
+        place = (self.instrument, self.detector, self.observation, self.visit, self.activity, self.exposure_number)
+        return (*place, *self.sequence, self.start)
 
     @property
     def setting(self) -> tuple[str, ...]:
@@ -63,43 +84,49 @@ def read_exposure(path: Path) -> Exposure:
     Raises
     ------
     FileFormatError
-        If the file is not FITS or its header lacks what tells the observing mode.
+        If the file is not FITS, or its header lacks what tells the observing mode or has values that no exposure has.
     """
     try:
         with open(path, "rb") as stream:
             header = fits.Header.fromfile(stream)
         if "SIMPLE" not in header:
             raise OSError("no SIMPLE card")
-    except (OSError, ValueError, IndexError, KeyError) as error:
-        raise FileFormatError(f"{path} is not a FITS file ({error}): download it again or remove it.") from error
+    except UNREADABLE as error:
+        raise FileFormatError(
+            f"{path} is not a FITS file ({_first_line(error)}): download it again or remove it."
+        ) from error
     missing = [key for key in ("TELESCOP", "INSTRUME", "DETECTOR", "EXP_TYPE", "NGROUPS") if key not in header]
     if missing:
         raise FileFormatError(
             f"{path} is not a JWST exposure (its header lacks {', '.join(missing)}): remove it from the folder."
         )
-
-    def text(key: str) -> str:
-        return str(header.get(key) or "N/A").strip().upper()
-
-    return Exposure(
+    cards = _Cards(path, header)
+    exposure = Exposure(
         path=path,
-        instrument=text("INSTRUME"),
-        detector=text("DETECTOR"),
-        exposure_type=text("EXP_TYPE"),
-        channel=text("CHANNEL"),
-        band=text("BAND"),
-        filter=text("FILTER"),
-        grating=text("GRATING"),
-        dither=int(header.get("PATT_NUM") or 1),
-        observation=text("OBSERVTN"),
-        visit=text("VISIT"),
-        activity=text("ACT_ID"),
-        exposure_number=text("EXPOSURE"),
-        groups=int(header["NGROUPS"]),
-        is_imprint=bool(header.get("IS_IMPRT", False)),
-        is_background=bool(header.get("BKGDTARG", False)),
-        target=str(header.get("TARGPROP") or header.get("TARGNAME") or "").strip(),
+        instrument=cards.identifier("INSTRUME"),
+        detector=cards.identifier("DETECTOR"),
+        exposure_type=cards.identifier("EXP_TYPE"),
+        channel=cards.identifier("CHANNEL"),
+        band=cards.identifier("BAND"),
+        filter=cards.identifier("FILTER"),
+        grating=cards.identifier("GRATING"),
+        dither=cards.count("PATT_NUM", 1),
+        observation=cards.identifier("OBSERVTN"),
+        visit=cards.identifier("VISIT"),
+        activity=cards.identifier("ACT_ID"),
+        exposure_number=cards.identifier("EXPOSURE"),
+        groups=cards.count("NGROUPS", 0),
+        is_imprint=cards.value("IS_IMPRT") is True,
+        is_background=cards.value("BKGDTARG") is True,
+        target=str(cards.value("TARGPROP") or cards.value("TARGNAME") or "").strip(),
+        date=str(cards.value("DATE-OBS") or "").strip(),
+        start=cards.number("EXPSTART"),
+        sequence=tuple(cards.identifier(key) for key in ("PROGRAM", "VISITGRP", "SEQ_ID", "EXSEGNUM")),
     )
+    if exposure.exposure_type in INTEGRAL_FIELD_TYPES and NOT_APPLICABLE in exposure.setting:
+        keys = " or ".join(INTEGRAL_FIELD_TYPES[exposure.exposure_type])
+        raise FileFormatError(f"{path} lacks {keys} in its header: download it again or remove it.")
+    return exposure
 
 
 def band_label(band: str) -> str:
@@ -116,30 +143,104 @@ def band_label(band: str) -> str:
     return band.upper().replace("-", "/")
 
 
-def check_complete(path: Path) -> None:
+class _Cards:
+    """The cards of a header, whose values are not trusted."""
+
+    def __init__(self, path: Path, header: fits.Header) -> None:
+        self._path = path
+        self._header = header
+
+    def value(self, key: str) -> str | bool | int | float | None:
+        """The value, None where there is none."""
+        try:
+            value = self._header.get(key)
+        except (fits.VerifyError, ValueError) as error:
+            raise self._error(key, f"a card that can not be read ({error})") from error
+        return None if isinstance(value, fits.card.Undefined) else value
+
+    def identifier(self, key: str) -> str:
+        """A word in capitals, 'N/A' where there is none: nothing that could lead out of a directory."""
+        value = self.value(key)
+        text = str(value).strip().upper() if value not in (None, "") else NOT_APPLICABLE
+        if text != NOT_APPLICABLE and not IDENTIFIER.fullmatch(text):
+            raise self._error(key, f"{value!r}")
+        return text
+
+    def count(self, key: str, default: int) -> int:
+        """A small number that is not negative."""
+        value = self.value(key)
+        value = default if value is None else value
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= LARGEST_COUNT:
+            raise self._error(key, f"{value!r}")
+        return value
+
+    def number(self, key: str) -> float | None:
+        """A number, None where there is none."""
+        value = self.value(key)
+        return float(value) if isinstance(value, int | float) else None
+
+    def _error(self, key: str, what: str) -> FileFormatError:
+        return FileFormatError(
+            f"{self._path} has {what} as {key} in its header, which no JWST exposure has: download it again or remove "
+            "it."
+        )
+
+
+def check_whole(path: Path, *, checksums: bool = False) -> set[str]:
     """Compare a FITS file's size with what its headers announce.
+
+    Parameters
+    ----------
+    path
+        The file.
+    checksums
+        Also compare the data with the DATASUM and CHECKSUM cards, where there are any.
+
+    Returns
+    -------
+    set of str
+        Names of its extensions.
 
     Raises
     ------
     FileFormatError
-        If the file is shorter than its headers say.
+        If the file is shorter than its headers say, or is otherwise not as they say.
     """
-    size = path.stat().st_size
     try:
+        size = path.stat().st_size
         # Opened here, since astropy leaves a file that it can't make sense of open.
         with open(path, "rb") as stream, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            hdul = fits.open(stream, lazy_load_hdus=False)
+            if checksums:
+                warnings.filterwarnings("error", "(Checksum|Datasum) verification failed")
+            hdul = fits.open(stream, lazy_load_hdus=False, checksum=checksums, disable_image_compression=True)
             expected = max(info["datLoc"] + info["datSpan"] for info in (hdu.fileinfo() for hdu in hdul))
             names = {hdu.name for hdu in hdul}
-    except (OSError, ValueError, TypeError, IndexError, KeyError) as error:
-        raise FileFormatError(f"{path} is not a readable FITS file ({error}): download it again.") from error
+    except UNREADABLE as error:
+        raise FileFormatError(
+            f"{path} is not a readable FITS file ({_first_line(error)}): download it again."
+        ) from error
     if size < expected or size % FITS_BLOCK:
         raise FileFormatError(
             f"{path} is truncated ({size} bytes of at least {max(expected, size)}): download it again or remove it."
         )
-    if "SCI" not in names:
+    return names
+
+
+def check_complete(path: Path) -> None:
+    """Make sure that a raw or calibrated exposure is whole.
+
+    Raises
+    ------
+    FileFormatError
+        As `check_whole`, or if there is no SCI extension.
+    """
+    if "SCI" not in check_whole(path):
         raise FileFormatError(f"{path} has no SCI extension (it is cut short or is no exposure): download it again.")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def find_exposures(directory: Path, suffix: str) -> tuple[list[Exposure], list[FileFormatError]]:

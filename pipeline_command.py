@@ -80,6 +80,7 @@ def make_parser(instrument: Instrument, program: str) -> ArgumentParser:
     parser.add_flag("yes", action="store_true", help="remove it without asking")
     parser.add_flag("overwrite", action="store_true", help="make everything anew, also what is done")
     parser.add_flag("dry_run", action="store_true", help="print what would be done and stop")
+    parser.add_flag("check", action="store_true", help="check what the run needs, print a table and stop")
     for name in instrument.switches:
         add_switch(parser, name, getattr(Options, name), SWITCHES[name])
     parser.add_flag(
@@ -155,7 +156,7 @@ def _parse(parser: ArgumentParser, argv: Sequence[str] | None) -> dict[str, Any]
     arguments = vars(parser.parse_args(argv))
     path = arguments.pop("config")
     if path is not None:
-        known = arguments.keys() - {"root_path", "clean", "yes", "dry_run"}
+        known = arguments.keys() - {"root_path", "clean", "yes", "dry_run", "check"}
         line = [arguments["root_path"]]
         for name, value in read_settings(path, known, FACTS).items():
             line += _as_flags(name, value, arguments)
@@ -200,7 +201,7 @@ def clean_intermediates(root: Path, yes: bool) -> int:
 
 
 def main(instrument: Instrument, program: str, argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0 all well, 1 something failed, 2 bad input."""
+    """Run the command line; returns the exit status: 0 all well, 1 something failed, 2 bad input or a failed check."""
 
     def command(argv: Sequence[str] | None) -> int:
         arguments = _parse(make_parser(instrument, program), argv)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cube_files import group_cubes
+from instruments import STAGE3_DEFAULTS, Instrument
 from observations import Exposure, tile_labels
 from pipeline import Task
 from reduction import Made, Options, Product
@@ -25,6 +26,11 @@ def merged_steps(*parameters: Mapping[str, Mapping[str, Any]]) -> dict[str, dict
         for name, values in steps.items():
             merged[name] = {**merged.get(name, {}), **values}
     return merged
+
+
+def stage3_defaults(instrument: Instrument) -> dict[str, dict[str, Any]]:
+    """Parameters of the steps of stage 3 where an instrument's pipeline differs from the package."""
+    return merged_steps(STAGE3_DEFAULTS, instrument.stage3_defaults)
 
 
 def plan_stage1(

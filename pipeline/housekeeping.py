@@ -151,7 +151,7 @@ def _is_orphan(path: Path, finished: set[int]) -> bool:
         return False
 
 
-def check_disk_space(path: str | os.PathLike, bytes_needed: float) -> None:
+def check_disk_space(path: str | os.PathLike, bytes_needed: float) -> int:
     """Make sure that there is room for what is going to be written.
 
     Parameters
@@ -160,6 +160,11 @@ def check_disk_space(path: str | os.PathLike, bytes_needed: float) -> None:
         Where; it need not exist yet.
     bytes_needed
         How much.
+
+    Returns
+    -------
+    int
+        Bytes free.
 
     Raises
     ------
@@ -175,3 +180,4 @@ def check_disk_space(path: str | os.PathLike, bytes_needed: float) -> None:
             f"About {bytes_needed / 1e9:.1f} GB are needed in {path}, but the disk has only {free / 1e9:.1f} GB free: "
             "make room, or choose another root."
         )
+    return free

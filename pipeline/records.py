@@ -25,7 +25,17 @@ from files import PARTIAL_PREFIX
 from pipeline.plan import PlanError, Task, plain_value, relative_name
 
 FORMAT = 1
-RECORD_NAMES = {"key", "step", "function", "outputs", "seconds", "facts", "notes", "warnings"}
+# What a record must have, and of what type each is.
+RECORD_TYPES = {
+    "key": str,
+    "step": str,
+    "function": str,
+    "outputs": dict,
+    "seconds": int | float,
+    "facts": dict,
+    "notes": list,
+    "warnings": list,
+}
 BLOCK_BYTES = 1 << 20
 
 Signature = tuple[int, int, int, int]
@@ -281,6 +291,6 @@ def _read_record(path: Path) -> dict[str, Any] | None:
         raise ValueError(f"the record {path} can not be read ({error.strerror})") from None
     except ValueError:
         raise ValueError(f"the record {path} is damaged") from None
-    if not (isinstance(content, dict) and content.keys() >= RECORD_NAMES):
+    if not (isinstance(content, dict) and all(isinstance(content.get(name), t) for name, t in RECORD_TYPES.items())):
         raise ValueError(f"the record {path} is damaged")
     return content

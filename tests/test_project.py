@@ -47,6 +47,8 @@ def test_steps_import_nothing_of_the_engine_and_the_engine_no_step():
         "miri_pipeline",
         "nirspec_pipeline",
         "pipeline_command",
+        "preflight",
+        "product_sizes",
         "reduction",
         "stage_plans",
     }
