@@ -25,8 +25,8 @@ NOT_APPLICABLE = "N/A"
 # What identifiers are made of; file and directory names are made of them.
 IDENTIFIER = re.compile(r"[A-Z0-9][A-Z0-9_ +-]{0,39}")
 LARGEST_COUNT = 9999
-# Keywords that tell the setting of an exposure, by EXP_TYPE.
-INTEGRAL_FIELD_TYPES = {"MIR_MRS": ("CHANNEL", "BAND"), "NRS_IFU": ("FILTER", "GRATING")}
+# Keywords that tell the setting of an exposure, by INSTRUME and EXP_TYPE.
+SETTING_KEYS = {("MIRI", "MIR_MRS"): ("CHANNEL", "BAND"), ("NIRSPEC", "NRS_IFU"): ("FILTER", "GRATING")}
 
 
 @dataclass(frozen=True)
@@ -123,9 +123,9 @@ def read_exposure(path: Path) -> Exposure:
         start=cards.number("EXPSTART"),
         sequence=tuple(cards.identifier(key) for key in ("PROGRAM", "VISITGRP", "SEQ_ID", "EXSEGNUM")),
     )
-    if exposure.exposure_type in INTEGRAL_FIELD_TYPES and NOT_APPLICABLE in exposure.setting:
-        keys = " or ".join(INTEGRAL_FIELD_TYPES[exposure.exposure_type])
-        raise FileFormatError(f"{path} lacks {keys} in its header: download it again or remove it.")
+    keys = SETTING_KEYS.get((exposure.instrument, exposure.exposure_type))
+    if keys and NOT_APPLICABLE in exposure.setting:
+        raise FileFormatError(f"{path} lacks {' or '.join(keys)} in its header: download it again or remove it.")
     return exposure
 
 
