@@ -23,6 +23,7 @@ from crds_references import (
 from errors import CrdsError, InputError
 from files import written_whole
 from instruments import STAGE2_DEFAULTS, Instrument
+from jwst_stages import StepParameters
 from observations import Exposure
 from pipeline import DiskFull, Executor, Plan, Task, check_disk_space
 from pipeline.memory import memory_budget
@@ -199,8 +200,11 @@ def check_needs(
     if steps & NAVIGATED and not options.basic_navigation:
         findings += _check_kernels(options, found)
     stages = sorted(steps & set(JWST_STAGES) | ({"stage2"} if "defringe" in steps else set()))
+    sound = _Sound(options.root / "logs" / "references.json")
     if stages:
-        findings += _check_references(instrument, options, found, stages, "defringe" in steps)
+        findings += _check_references(
+            _wanted_references(instrument, options, found, stages, "defringe" in steps), sound
+        )
     findings.append(
         _check_disk(instrument, plan, pending, found, executor.capacity if executor else TASKS_OF_A_CLUSTER)
     )
@@ -208,6 +212,9 @@ def check_needs(
         findings.append(_check_memory(plan, pending, executor))
     if "animate" in steps:
         findings.append(_check_ffmpeg())
+    if not any(finding.state == WRONG for finding in findings):
+        # A run that does not start leaves nothing behind.
+        sound.save()
     return findings
 
 
@@ -235,10 +242,7 @@ def _check_kernels(options: Options, found: Input) -> Iterator[Finding]:
         yield Finding(FINE, "kernels", f"cover {_listed([' on '.join(key) for key in exposures])}")
 
 
-def _check_references(
-    instrument: Instrument, options: Options, found: Input, stages: Sequence[str], defringe: bool
-) -> Iterator[Finding]:
-    wanted = _wanted_references(instrument, options, found, stages, defringe)
+def _check_references(wanted: Mapping[Path, Mapping[str, StepParameters]], sound: "_Sound") -> Iterator[Finding]:
     references, problems = find_references(wanted)
     bad = {path: "its text has not the SHA-1 sum that it says" for path in damaged_mappings()} if problems else {}
     if bad:
@@ -253,7 +257,6 @@ def _check_references(
     for path, reason in problems.items():
         yield Finding(LOST, "references", f"{path.name}: no reference files ({reason})")
     catalogue = crds_catalogue()
-    sound = _Sound(options.root / "logs" / "references.json")
     unknown = [path for path in sorted(references) if not sound.knows(path)]
     damaged = {path: damage for path in unknown if (damage := reference_damage(path, catalogue)) is not None}
     if damaged:
@@ -266,7 +269,7 @@ def _check_references(
 
 def _wanted_references(
     instrument: Instrument, options: Options, found: Input, stages: Sequence[str], defringe: bool
-) -> dict[Path, dict[str, Mapping[str, Mapping]]]:
+) -> dict[Path, dict[str, StepParameters]]:
     """The stages that each exposure goes through, with their parameters."""
     stage2 = STAGE2_DEFAULTS
     if defringe:
@@ -307,6 +310,7 @@ class _Sound:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._changed = False
         self._known: dict[str, list[int]] = {}
         # A damaged file only costs checking again.
         with suppress(OSError, ValueError, TypeError):
@@ -319,9 +323,13 @@ class _Sound:
 
     def add(self, paths: Iterable[Path]) -> None:
         new = {str(path): list(file_signature(path)) for path in paths}
-        if new:
+        self._known |= new
+        self._changed = self._changed or bool(new)
+
+    def save(self) -> None:
+        if self._changed:
             with suppress(OSError), written_whole(self._path) as temporary:
-                temporary.write_text(json.dumps(self._known | new), encoding="utf-8")
+                temporary.write_text(json.dumps(self._known), encoding="utf-8")
 
 
 def _check_disk(instrument: Instrument, plan: Plan, pending: Sequence[Task], found: Input, at_once: int) -> Finding:

@@ -17,7 +17,7 @@ GROWTH = {"navigate": 1.02, "defringe_1d": 1.01, "psf": 1.26, "desaturate": 1.19
 CONSTRUCTED_FLAT = 0.5
 # Of dithers that lie side by side, in cubes of one of them.
 COMBINED_GROWTH = 1.45
-PICTURE_BYTES = {"plot": 0.4e6, "animate": 5e6}
+PICTURE_BYTES = {"plot": 0.4e6, "animate": 5e6, "report": 5e6}
 
 
 def product_bytes(instrument: Instrument, tasks: Sequence[Task], groups: Mapping[Path, int]) -> dict[Path, float]:

@@ -193,7 +193,7 @@ def test_the_settings_that_a_run_wrote_repeat_it(parsed, tmp_path, name):
     settings = parsed("--skip_steps", "psf", "--memory_limit", "16GB", "--groups_to_use", "2,3", "--desaturate")
     settings |= {"step_kwargs": {"navigate": {"ra_offset": -0.25, "a name \N{GREEK SMALL LETTER ALPHA}": None}}}
     written = {"instrument": "MIRI", "steps": ["stage1"], **settings}
-    written.pop("dry_run")
+    written = {name: value for name, value in written.items() if name not in ("dry_run", "check")}
     root = tmp_path / name
     run_plan(chain_plan(root), quiet=True, settings=written)
     kept = parsed("--config", root / "logs/run.toml")

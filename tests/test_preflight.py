@@ -1,5 +1,7 @@
 """What a run needs is checked before its first task, and what is wrong is said first."""
 
+import hashlib
+import json
 import os
 import shutil
 from dataclasses import replace
@@ -133,8 +135,6 @@ def test_a_missing_ffmpeg_is_wrong(monkeypatch):
 
 def test_products_have_the_expected_sizes(observation):
     """The law holds on a whole reduction: not less than it takes, not much more."""
-    import json
-
     run = json.loads((observation.root / "logs/run.json").read_text())
     root = observation.root
     tasks = [
@@ -148,6 +148,14 @@ def test_products_have_the_expected_sizes(observation):
     # All is there: what is made anew takes the room of the old one, and that of the largest tasks meanwhile.
     anew = bytes_needed(MIRI, tasks, tasks, {}, 1)
     assert anew < 0.5 * sum(actual.values())
+
+
+@pytest.mark.parametrize("instrument", [MIRI, NIRSPEC])
+def test_every_step_has_a_size(instrument, tmp_path):
+    raw, out = tmp_path / "raw", tmp_path / "Level3_g395m-f290lp_s3d.fits"
+    raw.write_bytes(bytes(1000))
+    for step in instrument.step_names:
+        assert product_bytes(instrument, [Task(step, "a:b", {"groups": 1}, (raw,), (out,))], {raw: 2})[out] > 0
 
 
 def test_cut_ramps_and_gratings_scale(tmp_path):
@@ -191,8 +199,6 @@ def test_damage_is_seen_without_a_catalogue(references, name):
 
 
 def test_damage_is_seen_by_the_catalogue(references):
-    import hashlib
-
     path = references / "b.json"
     entry = {"size": "8", "sha1sum": hashlib.sha1(path.read_bytes()).hexdigest()}
     assert reference_damage(path, {"b.json": entry}) is None
