@@ -21,7 +21,7 @@ demo-nirspec: .venv/installed
 	. demo-nirspec/environment.sh && $(BIN)/python nirspec_pipeline.py demo-nirspec --parallel
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 bench: .venv/installed
 	$(BIN)/python -m benchmarks

@@ -1,15 +1,18 @@
 """What the tests share: a simulated observation of Saturn, made and reduced once, and ways to run the commands."""
 
 import os
+import pickle
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 from threadpoolctl import threadpool_limits
 
@@ -86,16 +89,28 @@ def pytest_addoption(parser) -> None:
     )
 
 
+def made_once(tmp_path_factory, worker_id: str, name: str, make: Callable[[Path], Observation]) -> Observation:
+    """What `make` makes in a directory, once for all the processes that run the tests."""
+    place = tmp_path_factory.getbasetemp()
+    if worker_id != "master":
+        place = place.parent
+    record = place / f"{name}.pickle"
+    with FileLock(f"{record}.lock"):
+        if not record.exists():
+            record.write_bytes(pickle.dumps(make(place / name)))
+    return pickle.loads(record.read_bytes())
+
+
 @pytest.fixture(scope="session")
-def raw_observation(tmp_path_factory, request) -> Observation:
+def raw_observation(tmp_path_factory, worker_id, request) -> Observation:
     """The default observation: Saturn near its northern limb, four dithers of bands 1A and 2A, not yet reduced."""
     given = request.config.getoption("--observation")
     if given:
         return Observation(given, read_environment(given / "environment.sh"))
-    return simulate(tmp_path_factory.mktemp("saturn") / "data")
+    return made_once(tmp_path_factory, worker_id, "saturn", simulate)
 
 
 @pytest.fixture(scope="session")
-def observation(raw_observation) -> Observation:
+def observation(raw_observation, tmp_path_factory, worker_id) -> Observation:
     """The default observation, reduced from ramps to plots. Tests must not change it: `copy` it."""
-    return reduce(raw_observation, "--parallel")
+    return made_once(tmp_path_factory, worker_id, "saturn_reduced", lambda _: reduce(raw_observation, "--parallel"))
