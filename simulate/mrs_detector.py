@@ -7,11 +7,11 @@ pixels that the mask does not know are not. Levels are like those of the MIRI de
 665; Morrison et al. 2023, PASP 135, 075004).
 """
 
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
+from simulate.detector import Defects, add_cosmic_rays, draw_defects
 from simulate.mrs_optics import CHANNELS_OF_DETECTOR, NUMBER_OF_COLUMNS, NUMBER_OF_ROWS
 
 SHAPE = (NUMBER_OF_ROWS, NUMBER_OF_COLUMNS)
@@ -30,36 +30,12 @@ COSMIC_RAYS_PER_FRAME = 120
 LINEARITY = (0.0, 1.0, 1.5e-6, 4.0e-12)  # linear reading = sum of c_i x reading^i [DN]
 
 
-@dataclass(frozen=True)
-class Defects:
-    """Pixels that are not as they should be, the same in all exposures of a detector.
-
-    Attributes
-    ----------
-    dead, hot
-        Pixels that the mask knows: flat indices.
-    warm
-        Pixels with extra current that the mask does not know: flat indices.
-    extra_rate
-        Additional count rate of each pixel [DN/s], shape (rows, columns).
-    """
-
-    dead: np.ndarray
-    hot: np.ndarray
-    warm: np.ndarray
-    extra_rate: np.ndarray
-
-
 @lru_cache(maxsize=4)
 def get_defects(detector: str) -> Defects:
     """The defective pixels of a detector."""
     random = np.random.default_rng([571, sorted(CHANNELS_OF_DETECTOR).index(detector)])
-    indices = np.arange(SHAPE[0] * SHAPE[1]).reshape(SHAPE)[:, REFERENCE_COLUMNS:-REFERENCE_COLUMNS].ravel()
-    dead, hot, warm = np.split(random.choice(indices, 1260, replace=False), [800, 1200])
-    extra = np.zeros(SHAPE)
-    extra.flat[hot] = 10 ** random.uniform(1.7, 3.5, hot.size)
-    extra.flat[warm] = 10 ** random.uniform(1.0, 2.0, warm.size)
-    return Defects(dead, hot, warm, extra)
+    usable = np.broadcast_to(~is_reference(), SHAPE)
+    return draw_defects(usable, (800, 400, 60), (1.7, 3.5), (1.0, 2.0), random)
 
 
 def is_reference() -> np.ndarray:
@@ -141,7 +117,7 @@ def make_ramp(
     for group in range(groups):
         charge += random.poisson(per_frame * GAIN) / GAIN if noise else per_frame
         if cosmic_rays:
-            _add_cosmic_rays(charge, random)
+            _hit(charge, random)
         # Reference pixels have no detector material, and do not bend either.
         reading = np.where(reference, PEDESTAL, delinearise(np.minimum(PEDESTAL + charge, FULL_WELL * 1.3)))
         reading += reset[group]
@@ -151,15 +127,11 @@ def make_ramp(
     return ramp
 
 
-def _add_cosmic_rays(charge: np.ndarray, random: np.random.Generator) -> None:
-    """Deposit charge in place; a hit spreads a little to its neighbours."""
+def _hit(charge: np.ndarray, random: np.random.Generator) -> None:
     hits = random.poisson(COSMIC_RAYS_PER_FRAME)
     y = random.integers(1, NUMBER_OF_ROWS - 1, hits)
     x = random.integers(REFERENCE_COLUMNS, NUMBER_OF_COLUMNS - REFERENCE_COLUMNS - 1, hits)
-    size = 10 ** random.uniform(2.3, 3.9, hits)
-    np.add.at(charge, (y, x), size)
-    np.add.at(charge, (y, x + 1), size * random.uniform(0, 0.5, hits))
-    np.add.at(charge, (y + 1, x), size * random.uniform(0, 0.3, hits))
+    add_cosmic_rays(charge, y, x, (2.3, 3.9), random)
 
 
 def _amplifier_drift(random: np.random.Generator) -> np.ndarray:

@@ -12,10 +12,11 @@ common to the four outputs (Rauscher 2015, PASP 127, 1144, whose amplitudes for 
 2010, SPIE 7742, 77421B).
 """
 
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+
+from simulate.detector import Defects, add_cosmic_rays, draw_defects
 
 NUMBER_OF_ROWS = NUMBER_OF_COLUMNS = 2048
 SHAPE = (NUMBER_OF_ROWS, NUMBER_OF_COLUMNS)
@@ -38,36 +39,11 @@ COSMIC_RAYS_PER_FRAME = 600
 NONLINEARITY = 8e-7  # linear signal = signal + this x signal^2 [1/DN], signal above the bias
 
 
-@dataclass(frozen=True)
-class Defects:
-    """Pixels that are not as they should be, the same in all exposures of a detector.
-
-    Attributes
-    ----------
-    dead, hot
-        Pixels that the mask knows: flat indices.
-    warm
-        Pixels with extra current that the mask does not know: flat indices.
-    extra_rate
-        Additional count rate of each pixel [DN/s], shape (rows, columns).
-    """
-
-    dead: np.ndarray
-    hot: np.ndarray
-    warm: np.ndarray
-    extra_rate: np.ndarray
-
-
 @lru_cache(maxsize=2)
 def get_defects(detector: str) -> Defects:
     """The defective pixels of a detector."""
     random = np.random.default_rng([4910, DETECTORS.index(detector)])
-    indices = np.arange(SHAPE[0] * SHAPE[1]).reshape(SHAPE)[~is_reference()]
-    dead, hot, warm = np.split(random.choice(indices, 6200, replace=False), [3000, 6000])
-    extra = np.zeros(SHAPE)
-    extra.flat[hot] = 10 ** random.uniform(1.0, 3.0, hot.size)
-    extra.flat[warm] = 10 ** random.uniform(0.5, 1.5, warm.size)
-    return Defects(dead, hot, warm, extra)
+    return draw_defects(~is_reference(), (3000, 3000, 200), (1.0, 3.0), (0.5, 1.5), random)
 
 
 def is_reference() -> np.ndarray:
@@ -177,7 +153,7 @@ def make_ramp(
     for group in range(groups):
         charge += random.poisson(per_frame * GAIN) / GAIN if noise else per_frame
         if cosmic_rays:
-            _add_cosmic_rays(charge, random)
+            _hit(charge, random)
         reading = bias + delinearise(np.minimum(charge, 1.3 * FULL_WELL))
         if noise:
             drift = np.repeat(random.normal(0, OUTPUT_DRIFT, NUMBER_OF_OUTPUTS), OUTPUT_ROWS)
@@ -187,11 +163,7 @@ def make_ramp(
     return ramp
 
 
-def _add_cosmic_rays(charge: np.ndarray, random: np.random.Generator) -> None:
-    """Deposit charge in place; a hit spreads a little to its neighbours."""
+def _hit(charge: np.ndarray, random: np.random.Generator) -> None:
     hits = random.poisson(COSMIC_RAYS_PER_FRAME)
     y, x = random.integers(REFERENCE_PIXELS, NUMBER_OF_ROWS - REFERENCE_PIXELS - 1, (2, hits))
-    size = 10 ** random.uniform(2.0, 4.0, hits)
-    np.add.at(charge, (y, x), size)
-    np.add.at(charge, (y, x + 1), size * random.uniform(0, 0.5, hits))
-    np.add.at(charge, (y + 1, x), size * random.uniform(0, 0.3, hits))
+    add_cosmic_rays(charge, y, x, (2.0, 4.0), random)
