@@ -14,7 +14,12 @@ MODULES = sorted(path.stem for path in ROOT.glob("*.py"))
 
 def test_the_package_metadata_name_every_module():
     metadata = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    assert sorted(metadata["tool"]["setuptools"]["py-modules"]) == MODULES
+    tools = metadata["tool"]["setuptools"]
+    assert sorted(tools["py-modules"]) == MODULES
+    for package in tools["packages"]:
+        others = {path for path in (ROOT / package).iterdir() if path.is_file() and path.suffix != ".py"}
+        named = {path for glob in tools["package-data"].get(package, []) for path in (ROOT / package).glob(glob)}
+        assert others == named
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from cubes import read_cube
 from instrument_pipeline import run_pipeline
 from miri_pipeline import MIRI
 from report import main, report_content, write_report
+from report_content import gallery
 from report_cubes import encode_picture, summarise_cubes, telling_plane, voxel_counts
 
 NAMESPACE = "{http://www.w3.org/1999/xhtml}"
@@ -177,6 +178,19 @@ def test_stages_of_one_cube_are_found_by_place_and_name(tmp_path):
     parts = (subtracted.place, subtracted.variant, subtracted.tile, subtracted.band)
     assert parts == ("d1", "bg", "o1", "ch1-short")
     assert group_cubes([]) == []
+
+
+def test_dithers_of_all_tiles_are_in_the_order_of_their_numbers(tmp_path):
+    places = ("combined/Level3_o2", "d10/Level3_o1", "d2/Level3_o1", "combined/Level3_o1", "d1/Level3_o2")
+    paths = [tmp_path / f"stage3/{place}_ch{n}-long_s3d.fits" for place in places for n in (10, 2)]
+    summary = {"observation": {"pointing": None}, "stages": [{"field": 4, "good": 3}]}
+    table = gallery(tmp_path, [(files, summary) for files in group_cubes(paths[:-1])])
+    columns = [(column["tile"], column["place"]) for column in table["columns"]]
+    assert columns == [("o1", "d2"), ("o1", "d10"), ("o1", "combined"), ("o2", "d1"), ("o2", "combined")]
+    assert table["bands"] == ["2C", "10C"]
+    # The last one is not there.
+    assert [cell is None for cell in table["rows"][0]["cells"]] == [False, False, False, True, False]
+    assert table["rows"][0]["cells"][0]["stages"][0]["invalid"] == 0.25
 
 
 # pictures
