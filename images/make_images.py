@@ -25,6 +25,8 @@ STAGES = (
     ("stage5_despike", "despiked"),
 )
 EMPTY_COLOUR = "0.85"
+# As wide as a page shows it [pixel].
+_WIDTH = 1000
 
 
 def corrections_figure(bright: Path, demo: Path, place: str = "d1"):
@@ -118,6 +120,8 @@ def report_screenshot(demo: Path) -> Image.Image:
             raise RuntimeError(f"a picture of the report needs a browser: {', '.join(NAMES)}")
         page = browser.new_page(viewport={"width": 1100, "height": 1000}, color_scheme="light", offline=True)
         page.goto((demo / REPORT).as_uri())
+        # Where the demo lies is nobody's business.
+        page.locator(".root").evaluate("(one, name) => { one.textContent = name; }", demo.name)
         picture = Image.open(io.BytesIO(page.screenshot()))
         browser.close()
     return picture.convert("RGB")
@@ -132,8 +136,7 @@ def main(names: Sequence[str]) -> int:
     """Make the pictures of these names (none: all) from `demo/` and `demo/bright/`, which must have been reduced."""
     demo = ROOT / "demo"
     makers = {
-        # Half the size is plenty on a page.
-        "quick_look.png": lambda: Image.open(demo / QUICK_LOOK).convert("RGB").reduce(2),
+        "quick_look.png": lambda: _smaller(Image.open(demo / QUICK_LOOK).convert("RGB")),
         "animation.png": lambda: animation_frame(demo),
         "report.png": lambda: report_screenshot(demo),
         "corrections.png": lambda: _drawn(corrections_figure(demo / "bright", demo)),
@@ -141,6 +144,10 @@ def main(names: Sequence[str]) -> int:
     for name in names or makers:
         save(makers[name](), name)
     return 0
+
+
+def _smaller(picture: Image.Image) -> Image.Image:
+    return picture.resize((_WIDTH, round(picture.height * _WIDTH / picture.width)), Image.Resampling.LANCZOS)
 
 
 def _drawn(figure) -> Image.Image:
