@@ -275,13 +275,16 @@ def test_summaries_are_plain_and_the_same_each_time(root):
 
 # in a run
 
+OBSERVED = {
+    "TELESCOP": "JWST", "DETECTOR": "MIRIFUSHORT", "EXP_TYPE": "MIR_MRS", "CHANNEL": "1", "BAND": "SHORT", "NGROUPS": 5,
+}  # fmt: skip
+
 
 def test_a_run_ends_with_a_report_on_itself_also_where_tasks_fail(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("CRDS_CONTEXT", "jwst_1322.pmap")
-    header = {"TELESCOP": "JWST", "DETECTOR": "MIRIFUSHORT", "EXP_TYPE": "MIR_MRS", "NGROUPS": 5}
     paths = [tmp_path / f"stage3/d{n}/Level3_ch1-short_s3d.fits" for n in (1, 2)]
     for path in paths:
-        write_cube(path, np.ones(SHAPE), header)
+        write_cube(path, np.ones(SHAPE), OBSERVED)
     whole = paths[1].read_bytes()
     paths[1].write_bytes(whole[: 2880 * 3])
     options = {"start_step": "navigate", "skip_steps": ["despike", "plot", "animate"], "basic_navigation": True}
@@ -303,7 +306,6 @@ def test_a_run_ends_with_a_report_on_itself_also_where_tasks_fail(tmp_path, monk
 
 def test_a_run_can_do_without_a_report(tmp_path, monkeypatch):
     monkeypatch.setenv("CRDS_CONTEXT", "jwst_1322.pmap")
-    header = {"TELESCOP": "JWST", "DETECTOR": "MIRIFUSHORT", "EXP_TYPE": "MIR_MRS", "NGROUPS": 5}
-    write_cube(tmp_path / "stage3/d1/Level3_ch1-short_s3d.fits", np.ones(SHAPE), header)
+    write_cube(tmp_path / "stage3/d1/Level3_ch1-short_s3d.fits", np.ones(SHAPE), OBSERVED)
     run_pipeline(MIRI, tmp_path, start_step="navigate", end_step="navigate", basic_navigation=True)
     assert not (tmp_path / "report").exists()
