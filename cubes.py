@@ -9,7 +9,8 @@ Those of JWST cubes are barycentric; `VELOSYS` [m/s] tells the velocity that was
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import IntFlag
@@ -19,12 +20,15 @@ from typing import Any
 import numpy as np
 from astropy import units
 from astropy.io import fits
-from astropy.wcs import WCS
+from astropy.wcs import WCS, WcsError
 
 from errors import FileFormatError
 from files import written_whole
 
 SOFTWARE_VERSION = "0.1.0"
+# What arithmetic, units, FITS and WCS raise on values that are none.
+WRONG_VALUES = (ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError, fits.VerifyError)
+WRONG_VALUES += (WcsError, units.UnitsError, FileFormatError)
 
 
 class DQ(IntFlag):
@@ -159,7 +163,8 @@ def read_cube(path: str | Path) -> Cube:
     Raises
     ------
     FileFormatError
-        If the file is missing, not FITS, truncated, or has no three-dimensional SCI with ERR and DQ of its shape.
+        If the file is missing, not FITS, truncated, has no three-dimensional SCI with ERR and DQ of its shape, or wrong
+        coordinates.
     """
     path = Path(path)
     hdul = read_fits(path)
@@ -170,7 +175,47 @@ def read_cube(path: str | Path) -> Cube:
             f"{path} is no IFU cube (it needs three-dimensional SCI, ERR and DQ of one shape, but has {found}): "
             "give a '*_s3d.fits' file."
         )
-    return Cube(path, hdul)
+    cube = Cube(path, hdul)
+    _check_coordinates(cube)
+    return cube
+
+
+@contextmanager
+def values_from(path: str | Path, what: str) -> Iterator[None]:
+    """Let no value that can not be true, in a header or a table, come out as anything but one sentence on the file.
+
+    Parameters
+    ----------
+    path
+        The file.
+    what
+        What is wrong with it then: 'wrong coordinates in its header'.
+
+    Raises
+    ------
+    FileFormatError
+        In place of what arithmetic, units, FITS and WCS raise.
+    """
+    try:
+        yield
+    except WRONG_VALUES as error:
+        reason = " ".join((str(error).strip() or type(error).__name__).split())
+        raise FileFormatError(f"{path} has {what} ({reason[:200]}): make or download it again.") from error
+
+
+def _check_coordinates(cube: Cube) -> None:
+    """Refuse a cube whose header has coordinates that can not be true; one that has none may serve some steps."""
+    header = cube.sci_header
+    with values_from(cube.path, "wrong coordinates in its header"):
+        if not {"CRVAL3", "CDELT3", "CD3_3"}.isdisjoint(header):
+            wavelength = cube.wavelength
+            steps = np.diff(wavelength)
+            if not (np.all(wavelength > 0) and (np.all(steps > 0) or np.all(steps < 0)) and wavelength.max() < np.inf):
+                raise ValueError("wavelengths are not positive and in order")
+        if not {"CTYPE1", "CTYPE2", "CRVAL1", "CRVAL2"}.isdisjoint(header):
+            sky = sky_coordinates(header)
+            if not (np.isfinite(sky).all() and 0 < spaxel_scale(header) < np.inf):
+                raise ValueError("spaxels have no place on the sky")
 
 
 def read_fits(path: str | Path) -> fits.HDUList:
@@ -193,7 +238,7 @@ def read_fits(path: str | Path) -> fits.HDUList:
                 for hdu in hdul:
                     _ = hdu.data
             return hdul
-    except (OSError, ValueError, TypeError, KeyError, IndexError, Warning) as error:
+    except (OSError, MemoryError, Warning, *WRONG_VALUES) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise FileFormatError(f"{path} is not a readable FITS file ({reason}): make or download it again.") from error
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from astropy.io import fits
 
-from cubes import Cube, celestial_wcs, read_fits, write_cube
+from cubes import Cube, celestial_wcs, read_fits, values_from, write_cube
 from errors import FileFormatError, InputError
 
 STEP = "flat"
@@ -55,8 +55,9 @@ class IfuGrid:
         matrix = celestial_wcs(header).pixel_scale_matrix
         spaxel = tuple(float(v) * 3600 for v in np.hypot(*matrix)[::-1])
         y_axis = np.degrees(np.arctan2(matrix[0, 1], matrix[1, 1]))
-        angle = float((y_axis - header.get("PA_V3", np.nan)) % 360)
-        return cls(cube.shape[1:], (header["CRPIX2"] - 1.0, header["CRPIX1"] - 1.0), spaxel, angle)
+        with values_from(cube.path, "a wrong place in the IFU in its header"):
+            angle = float((y_axis - header.get("PA_V3", np.nan)) % 360)
+            return cls(cube.shape[1:], (header["CRPIX2"] - 1.0, header["CRPIX1"] - 1.0), spaxel, angle)
 
     def steps_to(self, other: "IfuGrid") -> tuple[int, int] | None:
         """Rows and columns to add to an index to get the same place in `other`; None if the grids don't fit."""
@@ -246,24 +247,34 @@ def read_flat(path: str | Path) -> Flat:
 
     error = hdul["FLAT_ERR"].data if "FLAT_ERR" in hdul else np.zeros_like(flat)  # published ones have none
     corrected = extension("FLAT_CORRECTED")
-    grid = None
-    if header.get("CTYPE1") == "LINEAR":
-        grid = IfuGrid(
-            flat.shape[1:],
-            (header["CRPIX2"] - 1.0, header["CRPIX1"] - 1.0),
-            (header["CDELT2"], header["CDELT1"]),
-            header.get("IFUANGLE", np.nan),
-        )
+    columns = {name: extension(name) for name in ("WAVELENGTH", "SCATTER_BEFORE", "SCATTER_AFTER")}
+    shapes = {name: np.shape(values) for name, values in columns.items() if values is not None}
+    shapes |= {} if corrected is None else {"FLAT_CORRECTED": corrected.shape}
+    wrong = [name for name, shape in shapes.items() if shape != flat.shape[:1]]
+    if np.shape(error) != flat.shape or wrong:
+        names = ", ".join(wrong or ["FLAT_ERR"])
+        raise FileFormatError(f"{path} is no flat ({names} and the flat differ in shape): make or download it again.")
     return Flat(
         flat,
         error,
         np.ones(flat.shape[0], bool) if corrected is None else corrected > 0,
-        extension("WAVELENGTH"),
-        grid,
-        extension("SCATTER_BEFORE"),
-        extension("SCATTER_AFTER"),
+        columns["WAVELENGTH"],
+        _grid_of(header, flat.shape[1:], path),
+        columns["SCATTER_BEFORE"],
+        columns["SCATTER_AFTER"],
         identity_of(header),
     )
+
+
+def _grid_of(header: fits.Header, shape: tuple[int, int], path: str | Path) -> IfuGrid | None:
+    if header.get("CTYPE1") != "LINEAR":
+        return None
+    with values_from(path, "a wrong place in the IFU in its header"):
+        reference = (float(header["CRPIX2"]) - 1.0, float(header["CRPIX1"]) - 1.0)
+        spaxel = (float(header["CDELT2"]), float(header["CDELT1"]))
+        if not (np.isfinite(reference).all() and 0 < spaxel[0] < np.inf and 0 < spaxel[1] < np.inf):
+            raise ValueError(f"reference {reference}, spaxel {spaxel}")
+        return IfuGrid(shape, reference, spaxel, float(header.get("IFUANGLE", np.nan)))
 
 
 def fringe_label(cube: Cube) -> str:

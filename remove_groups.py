@@ -19,7 +19,7 @@ from astropy.io import fits
 from command_line import ArgumentParser, run_command
 from errors import FileFormatError, OptionError
 from files import written_whole
-from observations import check_complete, read_exposure
+from observations import UNREADABLE, check_complete, read_exposure
 
 if TYPE_CHECKING:
     from stdatamodels.jwst.datamodels import Level1bModel
@@ -116,8 +116,13 @@ def remove_groups_file(path_in: str | Path, path_out: str | Path, *, groups: int
         raise FileFormatError(f"{path_in} is no raw exposure of {before} groups: give an '*_uncal.fits' file.")
     from stdatamodels.jwst import datamodels
 
-    with datamodels.Level1bModel(path_in) as model:
+    try:
+        model = datamodels.Level1bModel(path_in)
         cut_model(model, groups)
+    except UNREADABLE as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise FileFormatError(f"{path_in} is no raw exposure ({reason}): download it again.") from error
+    with model:
         model.meta.filename = path_out.name
         with written_whole(path_out) as temporary:
             model.save(str(temporary))
