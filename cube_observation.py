@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 import numpy as np
 from astropy.io import fits
 
-from cubes import Cube
+from cubes import Cube, values_from
 from errors import FileFormatError
 
 _MJD_ZERO = datetime(1858, 11, 17)
@@ -64,6 +64,11 @@ def read_observation(cube: Cube) -> CubeObservation:
         If the headers have no time.
     """
     header, sci = cube.header, cube.sci_header
+    with values_from(cube.path, "a wrong time, position or velocity in its header"):
+        return _observation(cube, header, sci)
+
+
+def _observation(cube: Cube, header: fits.Header, sci: fits.Header) -> CubeObservation:
     mid = _mid_time(cube)
     exposures = _exposure_times(cube.hdul) or [mid]
     names = tuple(str(header[key]).strip() for key in ("TARGPROP", "TARGNAME") if str(header.get(key, "")).strip())

@@ -29,6 +29,11 @@ SOFTWARE_VERSION = "0.1.0"
 # What arithmetic, units, FITS and WCS raise on values that are none.
 WRONG_VALUES = (ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError, fits.VerifyError)
 WRONG_VALUES += (WcsError, units.UnitsError, FileFormatError)
+# Numbers in the header of SCI, where they are there: right ascensions may be counted on from 360, velocities are in m/s.
+LARGEST_VALUES = {f"CRPIX{axis}": 1e5 for axis in (1, 2, 3)}
+LARGEST_VALUES |= {f"{key}{i}_{j}": 1e3 for key in ("PC", "CD") for i in (1, 2, 3) for j in (1, 2, 3)}
+LARGEST_VALUES |= {"CRVAL1": 720.0, "CRVAL2": 90.0, "CRVAL3": 1e9, "CDELT1": 1.0, "CDELT2": 1.0, "CDELT3": 1e9}
+LARGEST_VALUES |= {"MT_RA": 720.0, "MT_DEC": 90.0, "PA_V3": 720.0, "VELOSYS": 1e6}
 
 
 class DQ(IntFlag):
@@ -199,6 +204,8 @@ def values_from(path: str | Path, what: str) -> Iterator[None]:
     try:
         yield
     except WRONG_VALUES as error:
+        if isinstance(error, FileFormatError) and str(path) in str(error):
+            raise
         reason = " ".join((str(error).strip() or type(error).__name__).split())
         raise FileFormatError(f"{path} has {what} ({reason[:200]}): make or download it again.") from error
 
@@ -207,6 +214,11 @@ def _check_coordinates(cube: Cube) -> None:
     """Refuse a cube whose header has coordinates that can not be true; one that has none may serve some steps."""
     header = cube.sci_header
     with values_from(cube.path, "wrong coordinates in its header"):
+        for key, limit in LARGEST_VALUES.items():
+            value = header.get(key, 0.0)
+            # WCSLIB takes what is no number for 0.
+            if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= limit:
+                raise ValueError(f"{key} = {value!r}")
         if not {"CRVAL3", "CDELT3", "CD3_3"}.isdisjoint(header):
             wavelength = cube.wavelength
             steps = np.diff(wavelength)

@@ -169,17 +169,22 @@ def plan_steps(
     -------
     list of Task
     """
-    available = list(products)
-    ever = list(available)
+    # By their paths: there may be tens of thousands.
+    available = {product.path: product for product in products}
+    ever = list(available.values())
     tasks = []
     for step in steps:
-        inputs = [product for product in (ever if step.reads_replaced else available) if product.level == step.reads]
+        inputs = [
+            product for product in (ever if step.reads_replaced else available.values()) if product.level == step.reads
+        ]
         for made in step.plan(inputs, options):
             if step.name in active:
                 tasks.append(made.task)
             elif not made.makes or not all(product.path.exists() for product in made.makes):
                 continue
-            available = [product for product in available if product not in made.replaces] + made.makes
+            for product in made.replaces:
+                available.pop(product.path, None)
+            available |= {product.path: product for product in made.makes}
             ever += made.makes
     return tasks
 

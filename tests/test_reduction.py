@@ -115,7 +115,7 @@ def test_background_variants_have_directories_of_their_own(root, background_subt
 def test_leakcal_is_an_imprint_member_of_its_own_mode_and_dither_and_never_science(root):
     science = [observe(root, dither=n) for n in (1, 2)]
     leakcal = [observe(root, dither=n, is_imprint=True, activity="05") for n in (1, 2)]
-    other = observe(root, is_imprint=True, activity="05", band="LONG")
+    other = observe(root, is_imprint=True, activity="06", band="LONG")
     tasks = [task for task in plan(root, [*science, *leakcal, other]) if task.step == "stage2"]
     assert len(tasks) == 2
     for task, own in zip(tasks, leakcal, strict=True):
