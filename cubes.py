@@ -29,7 +29,7 @@ SOFTWARE_VERSION = "0.1.0"
 # What arithmetic, units, FITS and WCS raise on values that are none.
 WRONG_VALUES = (ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError, fits.VerifyError)
 WRONG_VALUES += (WcsError, units.UnitsError, FileFormatError)
-# Numbers in the header of SCI, where they are there: right ascensions may be counted on from 360, velocities are in m/s.
+# Numbers in the header of SCI, if they are there; right ascensions may be counted on from 360, velocities are in m/s.
 LARGEST_VALUES = {f"CRPIX{axis}": 1e5 for axis in (1, 2, 3)}
 LARGEST_VALUES |= {f"{key}{i}_{j}": 1e3 for key in ("PC", "CD") for i in (1, 2, 3) for j in (1, 2, 3)}
 LARGEST_VALUES |= {"CRVAL1": 720.0, "CRVAL2": 90.0, "CRVAL3": 1e9, "CDELT1": 1.0, "CDELT2": 1.0, "CDELT3": 1e9}
