@@ -26,6 +26,7 @@ from report_content import (
     gallery,
     natural_order,
     pointing,
+    pointing_fits,
     problems,
     read_json,
     read_run,
@@ -116,6 +117,7 @@ def report_content(root: Path) -> dict[str, Any]:
         "numbers": {name: text for name, text in _NUMBERS.items() if any(row[name] is not None for row in rows)},
         "flats": flats(tasks),
         "pointing": pointing(table),
+        "pointing_fits": pointing_fits(root),
         "run": run,
         "software": _software(run, found),
         "kernels": (run or {}).get("kernels") or [],
@@ -171,6 +173,8 @@ def _status(run: Mapping[str, Any] | None) -> dict[str, str]:
     words += [f"{failed} failed"] if failed else []
     words += [f"{not_run} not run"] if not_run else []
     words += [f"{skipped} as before"] if skipped else []
+    if run["status"] == "running":
+        return {"kind": "warn", "text": ", ".join(words)}
     if run["status"] != "finished" or failed or not_run:
         return {"kind": "bad", "text": ", ".join(words)}
     if any(task["warnings"] for task in run["tasks"]) or run.get("unusable_inputs"):

@@ -5,6 +5,7 @@ In: `logs/run.json` (the last run), `logs/records/*.json` (every task that is do
 """
 
 import json
+import math
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -189,10 +190,51 @@ def _stages(root: Path, files: CubeFiles, summary: Item) -> list[Item]:
 
 
 def pointing(table: Item) -> list[Item]:
-    """The pointing of each cube: dicts with 'label', 'pointing' (None: as in the header); empty if all are."""
-    cells = [cell for row in table["rows"] for cell in row["cells"] if cell]
-    rows = [{"label": cell["label"], "pointing": cell["summary"]["observation"]["pointing"]} for cell in cells]
+    """The pointing of the cubes: dicts with 'label' and 'pointing' (None: as in the header); empty if all are so.
+
+    Parameters
+    ----------
+    table
+        See `gallery`.
+    """
+    labels: dict[str, list[str]] = defaultdict(list)
+    for cell in (cell for row in table["rows"] for cell in row["cells"] if cell):
+        labels[json.dumps(cell["summary"]["observation"]["pointing"])].append(cell["label"])
+    # Those of a visit are corrected alike.
+    rows = [
+        {"label": "all cubes" if len(labels) == 1 else ", ".join(own), "pointing": json.loads(pointing)}
+        for pointing, own in labels.items()
+    ]
     return rows if any(row["pointing"] for row in rows) else []
+
+
+def pointing_fits(root: Path) -> list[Item]:
+    """What each cube alone showed of its pointing, by the visits' tables (`visit_pointing`).
+
+    Returns
+    -------
+    list of dict
+        'name' of the table's file and 'rows': dicts with 'cube', 'pointing' (as in `report_cubes.observation_facts`, or
+        None where nothing was found) and 'reason' (what was wrong, or '').
+    """
+    fits = []
+    for path in sorted((root / "stage3").glob("pointing_*.ecsv")):
+        from astropy.table import Table
+
+        try:
+            fits.append({"name": _relative(path, root), "rows": [_fitted(row) for row in Table.read(path)]})
+        except (OSError, ValueError, KeyError):
+            # A damaged table is the business of navigation.
+            continue
+    return fits
+
+
+def _fitted(row: Mapping[str, Any]) -> Item:
+    columns = {"ra": "ra_offset", "dec": "dec_offset", "ra_error": "ra_error", "dec_error": "dec_error"}
+    values = {name: float(row[column]) for name, column in columns.items() if math.isfinite(row[column])}
+    # Empty texts are masked in such tables.
+    reason = row["reason"] if isinstance(row["reason"], str) else ""
+    return {"cube": str(row["cube"]), "pointing": values if "ra" in values else None, "reason": reason}
 
 
 def corrections(table: Item, tasks: Sequence[Item]) -> list[Item]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from astropy.io import fits
+from astropy.table import Table
 from PIL import Image
 
 from video import write_video
@@ -63,6 +64,10 @@ def make_root(root: Path) -> Path:
             picture.parent.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (60, 40), "teal").save(picture)
     _write_video(root / "animation/stage5_despike/dither_comparison/1A_Level3_ch1-short_s3d_nav.mp4")
+    rows = [["d1/a.fits", 0.02, -0.004, 0.005, 0.003, 0.1, ""], ["d2/a.fits", *[np.nan] * 5, f"no limb {SCRIPT}"]]
+    names = ["cube", "ra_offset", "dec_offset", "ra_error", "dec_error", "correlation", "reason"]
+    Table(rows=rows, names=names).write(root / "stage3/pointing_o001v002.ecsv")
+    (root / "stage3/pointing_o002v001.ecsv").write_text("cut sh")
     _write_logs(root)
     return root
 

@@ -121,7 +121,8 @@ def test_numbers_are_those_of_the_cubes(root):
     assert plain["fringes"] is None and fringe1d["fringes"] == 0.0175
     assert plain["recovered"] is plain["flat_rms"] is None
     said = section(parse(root), "pointing")
-    assert "1A d1 +12.3 ± 4.0 -4.5 ± 2.0" in said and "1A d2 as in the header" in said
+    assert "1A d1, 2A d1 +12.3 ± 4.0 -4.5 ± 2.0" in said and "2A combined fringe1d as in the header" in said
+    assert f"d1/a.fits +20.0 ± 5.0 -4.0 ± 3.0 d2/a.fits nothing found no limb {SCRIPT}" in said
 
 
 def test_a_finished_root_is_not_summarised_again(root):
