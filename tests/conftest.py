@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,8 @@ settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
 ROOT = Path(__file__).parents[1]
+# The smallest observation by which stages 1 to 3 can be judged.
+NIRSPEC_FLAGS = ["--dithers", "2", "--groups", "3"]
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
 
@@ -39,12 +41,18 @@ class Observation:
     environment: dict[str, str]
     output: str = ""
     status: int = 0
+    instrument: str = "miri"
+
+    @property
+    def script(self) -> str:
+        """The pipeline that reduces it."""
+        return f"{self.instrument}_pipeline.py"
 
     def copy(self, destination: Path) -> "Observation":
         """The same root somewhere else; reference files and kernels stay where they are."""
         ignore = shutil.ignore_patterns("crds", "kernels", "truth")
         shutil.copytree(self.root, destination, ignore=ignore)
-        return Observation(destination, self.environment)
+        return Observation(destination, self.environment, instrument=self.instrument)
 
 
 def run(*arguments, environment=None, **options) -> subprocess.CompletedProcess:
@@ -70,23 +78,24 @@ def read_environment(script: Path) -> dict[str, str]:
     return {name: shlex.split(value)[0] for name, value in exports}
 
 
-def simulate(root: Path, *flags) -> Observation:
+def simulate(root: Path, *flags, instrument: str = "miri") -> Observation:
     """Simulate an observation in `root`."""
-    made = run("-m", "simulate", "miri", root, *flags)
+    made = run("-m", "simulate", instrument, root, *flags)
     assert made.returncode == 0, made.stdout + made.stderr
-    return Observation(root, read_environment(root / "environment.sh"))
+    return Observation(root, read_environment(root / "environment.sh"), instrument=instrument)
 
 
 def reduce(observation: Observation, *flags) -> Observation:
-    """Run the MIRI pipeline on it."""
-    result = run("miri_pipeline.py", observation.root, *flags, environment=observation.environment)
-    return Observation(observation.root, observation.environment, result.stdout + result.stderr, result.returncode)
+    """Run its instrument's pipeline on it."""
+    result = run(observation.script, observation.root, *flags, environment=observation.environment)
+    return replace(observation, output=result.stdout + result.stderr, status=result.returncode)
 
 
 def pytest_addoption(parser) -> None:
     parser.addoption(
         "--observation", type=Path, help="root of a default simulated observation to use instead of making one"
     )
+    parser.addoption("--nirspec_observation", type=Path, help="the same for `nirspec_observation`")
 
 
 def made_once(tmp_path_factory, worker_id: str, name: str, make: Callable[[Path], Observation]) -> Observation:
@@ -114,3 +123,26 @@ def raw_observation(tmp_path_factory, worker_id, request) -> Observation:
 def observation(raw_observation, tmp_path_factory, worker_id) -> Observation:
     """The default observation, reduced from ramps to plots. Tests must not change it: `copy` it."""
     return made_once(tmp_path_factory, worker_id, "saturn_reduced", lambda _: reduce(raw_observation, "--parallel"))
+
+
+@pytest.fixture(scope="session")
+def raw_nirspec_observation(tmp_path_factory, worker_id, request) -> Observation:
+    """Neptune inside the field of the NIRSpec IFU, two short dithers with one grating, not yet reduced."""
+    given = request.config.getoption("--nirspec_observation")
+    if given:
+        return Observation(given, read_environment(given / "environment.sh"), instrument="nirspec")
+
+    def make(root: Path) -> Observation:
+        return simulate(root, *NIRSPEC_FLAGS, instrument="nirspec")
+
+    return made_once(tmp_path_factory, worker_id, "neptune_nirspec", make)
+
+
+@pytest.fixture(scope="session")
+def nirspec_observation(raw_nirspec_observation, tmp_path_factory, worker_id) -> Observation:
+    """The same, reduced from ramps to plots. Tests must not change it: `copy` it."""
+
+    def make(_: Path) -> Observation:
+        return reduce(raw_nirspec_observation, "--parallel")
+
+    return made_once(tmp_path_factory, worker_id, "neptune_nirspec_reduced", make)
