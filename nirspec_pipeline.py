@@ -57,8 +57,13 @@ def cube_bytes(band: str) -> float:
 
 
 def stage1_defaults(exposure: Exposure) -> dict[str, dict[str, Any]]:
-    """Parameters of `Detector1Pipeline`: 1/f noise is fitted where no slice and no shutter lets light in."""
-    return {"clean_flicker_noise": {"skip": False, "mask_science_regions": True}}
+    """Parameters of `Detector1Pipeline`: 1/f noise is fitted where no slice and no shutter lets light in.
+
+    The usual clipping at 2 sigma takes parts of the stripes for signal, so that an eighth of each is left;
+    the smooth glow of the closed shutters is kept out of the fit by a model of it.
+    """
+    fit = {"mask_science_regions": True, "n_sigma": 4.0, "background_method": "model"}
+    return {"clean_flicker_noise": {"skip": False, **fit}}
 
 
 NIRSPEC = Instrument(

@@ -22,7 +22,8 @@ settings.load_profile("repeatable")
 
 ROOT = Path(__file__).parents[1]
 # The smallest observation by which stages 1 to 3 can be judged.
-NIRSPEC_FLAGS = ["--dithers", "2", "--groups", "3"]
+NIRSPEC_FLAGS = ["--grating", "g395m", "--dithers", "2", "--groups", "3"]
+NIRSPEC_BAND = "g395m-f290lp"
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
 
@@ -93,9 +94,12 @@ def reduce(observation: Observation, *flags) -> Observation:
 
 def pytest_addoption(parser) -> None:
     parser.addoption(
-        "--observation", type=Path, help="root of a default simulated observation to use instead of making one"
+        "--observation",
+        type=Path,
+        help="root of a default simulated observation to use, and reduce in place, instead of making one",
     )
     parser.addoption("--nirspec_observation", type=Path, help="the same for `nirspec_observation`")
+    parser.addoption("--long", action="store_true", help="also the tests that take minutes")
 
 
 def made_once(tmp_path_factory, worker_id: str, name: str, make: Callable[[Path], Observation]) -> Observation:

@@ -7,11 +7,12 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 from astropy.io import fits
-from conftest import ROOT, reduce
+from conftest import NIRSPEC_BAND, ROOT, reduce
 from PIL import Image
 
 BANDS = ("ch1-short", "ch2-short")
@@ -31,19 +32,74 @@ def assert_same_data(path, reference):
                 np.testing.assert_array_equal(one.data, other.data, err_msg=one.name)
 
 
-def test_all_products_are_made(observation):
+@dataclass(frozen=True)
+class Expected:
+    """What the pipeline of an instrument makes of the shared observation.
+
+    Attributes
+    ----------
+    fixture
+        Of the reduced observation.
+    bands
+        Name of each cube and prefix of its pictures.
+    places, variants
+        Directories of the cubes, and what is added to them.
+    last
+        Stage of the cubes to use.
+    steps
+        Notes in their headers.
+    """
+
+    fixture: str
+    bands: dict[str, str]
+    places: tuple[str, ...]
+    variants: tuple[str, ...]
+    last: str
+    steps: tuple[str, ...]
+
+
+EXPECTED = {
+    "miri": Expected(
+        "observation",
+        {"ch1-short": "1A_", "ch2-short": "2A_"},
+        PLACES,
+        ("", "_fringe1d"),
+        "stage5_despike",
+        ("Navigated", "Despiked"),
+    ),
+    "nirspec": Expected(
+        "nirspec_observation",
+        {NIRSPEC_BAND: ""},
+        ("d1", "d2", "combined"),
+        ("",),
+        "stage4_despike",
+        ("Navigated", "Despiked"),
+    ),
+}
+
+
+@pytest.fixture(params=EXPECTED)
+def made(request):
+    """The shared observation of each instrument, reduced, and what is expected of it."""
+    expected = EXPECTED[request.param]
+    return request.getfixturevalue(expected.fixture), expected
+
+
+def test_all_products_are_made(made):
+    observation, expected = made
     assert observation.status == 0, observation.output
-    for place in PLACES:
-        for band in BANDS:
+    for band, prefix in expected.bands.items():
+        for place in expected.places:
             assert cube_path(observation.root, place, band).is_file()
-            for variant in (place, f"{place}_fringe1d"):
-                assert (observation.root / "stage5_despike" / variant / f"Level3_{band}_s3d_nav.fits").is_file()
-            picture = observation.root / f"plots/stage5_despike/{place}/{band[2]}A_Level3_{band}_s3d_nav.png"
+            for variant in expected.variants:
+                path = observation.root / expected.last / f"{place}{variant}" / f"Level3_{band}_s3d_nav.fits"
+                assert path.is_file()
+            picture = observation.root / "plots" / expected.last / place / f"{prefix}Level3_{band}_s3d_nav.png"
             with Image.open(picture) as image:
                 assert image.width == 1500 and image.height > 900
-        for variant in ("", "_fringe1d"):
-            name = f"dither_comparison{variant}/{band[2]}A_Level3_{band}_s3d_nav.mp4"
-            assert (observation.root / "animation/stage5_despike" / name).stat().st_size > 50_000
+        for variant in expected.variants:
+            name = f"dither_comparison{variant}/{prefix}Level3_{band}_s3d_nav.mp4"
+            assert (observation.root / "animation" / expected.last / name).stat().st_size > 50_000
     log = json.loads((observation.root / "logs" / "run.json").read_text())
     assert {task["status"] for task in log["tasks"]} <= {"done", "skipped"}
     assert log["versions"]["jwst"]
@@ -52,7 +108,8 @@ def test_all_products_are_made(observation):
     assert "finished" in page and all(f'data-label="1A {place} fringe1d"' in page for place in PLACES)
 
 
-def test_a_second_run_redoes_nothing(observation):
+def test_a_second_run_redoes_nothing(made):
+    observation, _ = made
     before = {path: path.stat().st_mtime_ns for path in observation.root.glob("stage?/**/*.fits")}
     start = time.perf_counter()
     again = reduce(observation, "--parallel")
@@ -61,37 +118,41 @@ def test_a_second_run_redoes_nothing(observation):
     assert {path: path.stat().st_mtime_ns for path in observation.root.glob("stage?/**/*.fits")} == before
 
 
-def test_corrected_cubes_say_what_was_done_and_open_in_jwst(observation):
+def test_cubes_to_use_say_what_was_done_and_open_in_jwst(made):
     from stdatamodels.jwst import datamodels
 
-    path = observation.root / "stage5_despike" / "d1_fringe1d" / "Level3_ch1-short_s3d_nav.fits"
+    observation, expected = made
+    path = observation.root / expected.last / "d1" / f"Level3_{next(iter(expected.bands))}_s3d_nav.fits"
     with fits.open(path) as hdul:
-        notes = [hdul[0].header[f"REDUCT{number}"] for number in (1, 2, 3)]
-        assert notes == ["Defringed (1-D)", "Navigated", "Despiked"]
+        assert tuple(hdul[0].header[f"REDUCT{number}"] for number in (1, 2)) == expected.steps
         spikes = hdul["SPIKES"].data > 0
         assert np.isnan(hdul["SCI"].data[spikes]).all()
         # Cosmic rays are few, whatever is left of them after the ramp fit.
         assert 0 < spikes.mean() < 0.005
-        assert {"FRINGE1D_CORRECTED", "LAT_GRAPHIC"} <= {hdu.name for hdu in hdul}
-    with datamodels.open(path) as model:
-        assert isinstance(model, datamodels.IFUCubeModel)
+        assert "LAT_GRAPHIC" in hdul
+    for name in (path, cube_path(observation.root, "d1", next(iter(expected.bands)))):
+        with datamodels.open(name) as model:
+            assert isinstance(model, datamodels.IFUCubeModel)
+            assert model.data.ndim == 3
+            assert model.meta.wcs is not None
 
 
-def test_raw_files_are_not_changed(observation, raw_observation):
-    # The fixture that reduces works on the very files that were simulated; none is newer than the truth made after it.
-    newest = max(path.stat().st_mtime for path in (raw_observation.root / "stage0").iterdir())
-    assert newest <= (observation.root / "logs" / "run.json").stat().st_mtime
-    for path in (raw_observation.root / "stage0").iterdir():
-        assert path.name.endswith("_uncal.fits")
+def test_raw_files_are_not_changed(made):
+    # The fixture that reduces works on the very files that were simulated; none is newer than what was made of them.
+    observation, _ = made
+    raw = list((observation.root / "stage0").iterdir())
+    assert max(path.stat().st_mtime for path in raw) <= min(
+        path.stat().st_mtime for path in observation.root.glob("stage1/*_rate.fits")
+    )
+    assert all(path.name.endswith("_uncal.fits") for path in raw)
 
 
-def test_cubes_open_in_jwst_without_a_warning(observation):
-    from stdatamodels.jwst import datamodels
-
-    with datamodels.open(cube_path(observation.root, "d1", "ch1-short")) as model:
-        assert isinstance(model, datamodels.IFUCubeModel)
-        assert model.data.ndim == 3
-        assert model.meta.wcs is not None
+def test_defringed_cubes_say_so(observation):
+    path = observation.root / "stage5_despike" / "d1_fringe1d" / "Level3_ch1-short_s3d_nav.fits"
+    with fits.open(path) as hdul:
+        notes = [hdul[0].header[f"REDUCT{number}"] for number in (1, 2, 3)]
+        assert notes == ["Defringed (1-D)", "Navigated", "Despiked"]
+        assert "FRINGE1D_CORRECTED" in hdul
 
 
 def wait_for(condition, process, seconds=120):
@@ -104,7 +165,7 @@ def wait_for(condition, process, seconds=120):
 
 def start(observation, *flags):
     return subprocess.Popen(
-        [sys.executable, str(ROOT / "miri_pipeline.py"), str(observation.root), *flags],
+        [sys.executable, str(ROOT / observation.script), str(observation.root), *flags],
         env={**os.environ, **observation.environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -120,8 +181,13 @@ def stop(process, how):
     return process.returncode
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "kill -9"])
-def test_a_run_stopped_in_stage_1_goes_on_to_the_same_products(observation, tmp_path, how):
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [("observation", signal.SIGINT), ("observation", signal.SIGKILL), ("nirspec_observation", signal.SIGKILL)],
+    ids=["miri-ctrl-c", "miri-kill -9", "nirspec-kill -9"],
+)
+def test_a_run_stopped_in_stage_1_goes_on_to_the_same_products(request, tmp_path, name, how):
+    observation = request.getfixturevalue(name)
     data = observation.copy(tmp_path / "data")
     # One dither is enough: what was made of it is removed, the rest of the work is done.
     (rate,) = (data.root / "stage1").glob("*_00001_*_rate.fits")

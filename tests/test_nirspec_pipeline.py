@@ -1,10 +1,15 @@
-"""Planning of NIRSpec observations: two detectors in one cube, and what differs from MIRI."""
+"""What NIRSpec alone has: two detectors in one cube, detectors without light, leakcal exposures, 1/f noise."""
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from astropy.io import fits
+from conftest import reduce
+from scipy.ndimage import uniform_filter1d
 from test_observations import MRS
 from test_reduction import observe, outputs
+from truth import read_exposure_truth
 
 from instrument_pipeline import _steps
 from nirspec_pipeline import NIRSPEC, STEPS
@@ -91,3 +96,40 @@ def test_flicker_noise_is_cleaned_unless_told_otherwise(root):
     off = {"stage1": {"clean_flicker_noise": {"skip": True}}}
     (task,) = [task for task in plan(root, [expose(root)], step_kwargs=off) if task.step == "stage1"]
     assert task.arguments["steps"]["clean_flicker_noise"]["skip"]
+
+
+@pytest.fixture(scope="module")
+def uncleaned(nirspec_observation, tmp_path_factory):
+    """The first exposure's rates with 1/f noise in them."""
+    data = nirspec_observation.copy(tmp_path_factory.mktemp("uncleaned") / "data")
+    for path in data.root.glob("stage0/*_00002_*"):
+        path.unlink()
+    skip = '{"stage1": {"clean_flicker_noise": {"skip": true}}}'
+    reduced = reduce(data, "--end_step", "stage1", "--step_kwargs", skip)
+    assert reduced.status == 0, reduced.output
+    return reduced
+
+
+def test_flicker_noise_is_removed_and_the_disc_is_not(nirspec_observation, uncleaned):
+    (path,) = nirspec_observation.root.glob("stage1/*_00001_*_rate.fits")
+    name = path.name.removesuffix("_rate.fits")
+    truth = read_exposure_truth(nirspec_observation.root, name)
+    lit, brightest = truth["slices"] > 0, np.percentile(truth["radiance"], 99)
+    sky, disc = lit & (truth["radiance"] < 0.02 * brightest), lit & (truth["radiance"] > 0.3 * brightest)
+    stripes, level = [], []
+    for root in (nirspec_observation.root, uncleaned.root):
+        with fits.open(root / "stage1" / path.name) as hdul:
+            difference = np.where(hdul["DQ"].data == 0, hdul["SCI"].data - truth["rate"], np.nan)
+        stripes.append(striping(np.where(sky, difference, np.nan)))
+        level.append(np.nanmean(difference[disc]) / truth["rate"][disc].mean())
+    assert stripes[1] > 3 * stripes[0]
+    assert abs(level[0] - level[1]) < 0.002
+
+
+def striping(image):
+    """Rms of the means of an image's columns about those of their neighbourhood, without what white noise gives."""
+    image = np.where(np.abs(image - np.nanmedian(image)) < 4 * np.nanstd(image), image, np.nan)
+    columns = image[:, np.isfinite(image).sum(axis=0) > 100]
+    mean, scatter = np.nanmean(columns, axis=0), np.nanstd(columns, axis=0)
+    mean -= uniform_filter1d(mean, 101)
+    return np.sqrt((mean**2 - scatter**2 / np.isfinite(columns).sum(axis=0)).mean())

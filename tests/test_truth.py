@@ -5,59 +5,80 @@ import json
 import numpy as np
 import pytest
 from astropy.table import Table
-from conftest import SHARED_DATA, reduce, simulate
+from conftest import NIRSPEC_BAND, SHARED_DATA, reduce, simulate
 from test_end_to_end import BANDS, PLACES, cube_path
 from truth import Comparison, displacement, fit, read_scene
 
 from cube_pointing import set_offset
-from cubes import read_cube, write_cube
+from cubes import read_cube, spaxel_scale, write_cube
 
-CUBES = [(place, band) for place in PLACES for band in BANDS]
-DITHERS = PLACES[:4]
-POSITION_LIMIT = 0.005  # arcsec
-FLUX_LIMIT = 0.02
+CUBES = [("miri", place, band) for place in PLACES for band in BANDS]
+CUBES += [("nirspec", place, NIRSPEC_BAND) for place in ("d1", "d2", "combined")]
+SINGLE = [key for key in CUBES if key[1] != "combined"]
+INSTRUMENTS = ("miri", "nirspec")
+LAST_DITHER = {"miri": "d4", "nirspec": "d2"}
+POSITION_LIMIT = {"miri": 0.005, "nirspec": 0.003}  # arcsec
+FLUX_LIMIT = {"miri": 0.02, "nirspec": 0.01}
+LINE_LIMIT = {"miri": 0.05, "nirspec": 0.1}  # spectral steps
+
+
+class Reduced:
+    """What the tests compare, of the instruments that they ask for."""
+
+    def __init__(self, request):
+        self._request = request
+        self._comparisons, self._displacements = {}, {}
+
+    def root(self, instrument):
+        name = {"miri": "observation", "nirspec": "nirspec_observation"}[instrument]
+        return self._request.getfixturevalue(name).root
+
+    def scene(self, instrument, **changes):
+        return read_scene(self.root(instrument), **changes)
+
+    def comparison(self, key):
+        if key not in self._comparisons:
+            self._comparisons[key] = Comparison.of(cube_path(self.root(key[0]), *key[1:]))
+        return self._comparisons[key]
+
+    def displacement(self, key):
+        if key not in self._displacements:
+            self._displacements[key] = displacement(self.comparison(key), self.scene(key[0]))
+        return self._displacements[key]
 
 
 @pytest.fixture(scope="module")
-def scene(observation):
-    return read_scene(observation.root)
-
-
-@pytest.fixture(scope="module")
-def comparisons(observation):
-    return {key: Comparison.of(cube_path(observation.root, *key)) for key in CUBES}
-
-
-@pytest.fixture(scope="module")
-def displacements(comparisons, scene):
-    return {key: displacement(comparison, scene) for key, comparison in comparisons.items()}
+def reduced(request):
+    return Reduced(request)
 
 
 @pytest.mark.parametrize("key", CUBES, ids="-".join)
-def test_the_limb_lies_where_navigation_puts_it(displacements, key):
-    found = displacements[key]
-    assert abs(found.across) < POSITION_LIMIT
+def test_the_limb_lies_where_navigation_puts_it(reduced, key):
+    found, limit = reduced.displacement(key), POSITION_LIMIT[key[0]]
+    assert abs(found.across) < limit
     # Along the limb the flat-field stripes, which are the same over whole slices, leave a multiple of the formal error.
-    assert abs(found.along) < np.hypot(POSITION_LIMIT, 4 * found.along_error)
+    assert abs(found.along) < np.hypot(limit, 4 * found.along_error)
 
 
-def test_the_mean_of_all_dithers_is_in_place_along_the_limb_too(displacements):
-    along = np.array([displacements[key].along for key in CUBES if key[0] in DITHERS])
+@pytest.mark.parametrize("instrument", INSTRUMENTS)
+def test_the_mean_of_all_dithers_is_in_place_along_the_limb_too(reduced, instrument):
+    along = np.array([reduced.displacement(key).along for key in SINGLE if key[0] == instrument])
     noise = along.std(ddof=1) / np.sqrt(along.size)
-    assert noise < POSITION_LIMIT
-    assert abs(along.mean()) < np.hypot(POSITION_LIMIT, 2 * noise)
+    assert noise < POSITION_LIMIT[instrument]
+    assert abs(along.mean()) < np.hypot(POSITION_LIMIT[instrument], 2 * noise)
 
 
 @pytest.mark.parametrize("key", CUBES, ids="-".join)
-def test_the_flux_of_the_disc_is_right(displacements, key):
-    assert displacements[key].flux_ratio == pytest.approx(1, abs=FLUX_LIMIT)
+def test_the_flux_of_the_disc_is_right(reduced, key):
+    assert reduced.displacement(key).flux_ratio == pytest.approx(1, abs=FLUX_LIMIT[key[0]])
 
 
 @pytest.mark.parametrize("key", CUBES, ids="-".join)
-def test_every_spaxel_knows_its_longitude_latitude_and_angles(comparisons, scene, key):
-    comparison = comparisons[key]
+def test_every_spaxel_knows_its_longitude_latitude_and_angles(reduced, key):
+    comparison = reduced.comparison(key)
     ra, dec = comparison.plane("RA"), comparison.plane("DEC")
-    surface = scene.snapshot(comparison.cube.header["NAVTIME"], wavelength_range=(5, 5.1)).surface(ra, dec)
+    snapshot = reduced.scene(key[0]).snapshot(comparison.cube.header["NAVTIME"], wavelength_range=(5, 5.1))
+    surface = snapshot.surface(ra, dec)
     near = comparison.plane("EMISSION") < 60
     assert near.sum() > 50
     for name in ("LAT", "LAT_GRAPHIC", "EMISSION", "INCIDENCE", "PHASE"):
@@ -71,23 +92,24 @@ def test_every_spaxel_knows_its_longitude_latitude_and_angles(comparisons, scene
     assert velocity[near].max() < 0.01
 
 
-def test_belts_and_spots_appear_where_they_are(observation, comparisons, scene):
+@pytest.mark.parametrize("instrument", INSTRUMENTS)
+def test_belts_and_spots_appear_where_they_are(reduced, instrument):
     """The belts and spots of the expected image are moved in latitude and longitude until they fit best: not at all."""
     found = []
-    for band in BANDS:
-        for place in ("d1", "d4"):
-            comparison = comparisons[place, band]
-            expected, *_ = comparison.expected_image(scene)
-            bare, *_ = comparison.expected_image(moved(observation, belts=[], spots=[]))
-            north, *_ = comparison.expected_image(moved(observation, belts=shifted(scene.belts, 0, 1.0)))
-            west, *_ = comparison.expected_image(moved(observation, spots=shifted(scene.spots, 0, 2.0)))
-            templates = [bare, expected - bare, north - expected, west - expected]
-            disc = comparison.used & (comparison.plane("EMISSION") < 75)
-            values, _ = fit(comparison.image, templates, disc)
-            # A degree of longitude is short at the latitude of the spots in the field.
-            change = np.abs(west - expected)[disc]
-            shrink = np.cos(np.radians(np.average(comparison.plane("LAT_GRAPHIC")[disc], weights=change)))
-            found.append([values[2] / values[1], values[3] / values[2], 2 * values[4] / values[2] * shrink])
+    scene = reduced.scene(instrument)
+    for key in (key for key in SINGLE if key[0] == instrument and key[1] in ("d1", LAST_DITHER[instrument])):
+        comparison = reduced.comparison(key)
+        expected, *_ = comparison.expected_image(scene)
+        bare, *_ = comparison.expected_image(reduced.scene(instrument, belts=[], spots=[]))
+        north, *_ = comparison.expected_image(reduced.scene(instrument, belts=shifted(scene.belts, 0, 1.0)))
+        west, *_ = comparison.expected_image(reduced.scene(instrument, spots=shifted(scene.spots, 0, 2.0)))
+        templates = [bare, expected - bare, north - expected, west - expected]
+        disc = comparison.used & (comparison.plane("EMISSION") < 75)
+        values, _ = fit(comparison.image, templates, disc)
+        # A degree of longitude is short at the latitude of the spots in the field.
+        change = np.abs(west - expected)[disc]
+        shrink = np.cos(np.radians(np.average(comparison.plane("LAT_GRAPHIC")[disc], weights=change)))
+        found.append([values[2] / values[1], values[3] / values[2], 2 * values[4] / values[2] * shrink])
     contrast, latitude, longitude = np.mean(found, axis=0)
     _, *noise = np.std(found, axis=0, ddof=1) / np.sqrt(len(found))
     assert contrast == pytest.approx(1, abs=0.1)
@@ -101,35 +123,46 @@ def shifted(features, column, step):
     return features.tolist()
 
 
-def moved(observation, **changes):
-    return read_scene(observation.root, **changes)
+@pytest.mark.parametrize("key", SINGLE, ids="-".join)
+def test_the_field_is_turned_on_the_sky_as_the_header_says(reduced, key):
+    """The expected image, turned about the middle of the field until it fits best: not at all."""
+    comparison = reduced.comparison(key)
+    image, used = comparison.image, comparison.used
+    expected, along_x, along_y = comparison.expected_image(reduced.scene(key[0]))
+    y, x = (position * spaxel_scale(comparison.cube.sci_header) for position in np.indices(image.shape))
+    turned = (x - x[used].mean()) * along_y - (y - y[used].mean()) * along_x
+    values, errors = fit(image, [expected, along_x, along_y, turned], used)
+    angle, error = (np.degrees(value[4] / values[1]) for value in (values, errors))
+    assert abs(angle) < np.hypot(0.5, 4 * error) < 1
 
 
-def test_lines_are_at_their_barycentric_wavelengths(observation, comparisons, scene):
-    """The expected cube, shifted in wavelength until it fits best: a hundredth of a spectral step at the most."""
-    for band in BANDS:
-        cube = comparisons["d1", band].cube
-        wavelength = cube.wavelength
-        disc = comparisons["d1", band].used & (cube.hdul["EMISSION"].data < 75)
-        ra, dec = cube.hdul["RA"].data[disc], cube.hdul["DEC"].data[disc]
-        snapshot = scene.snapshot(
-            cube.header["NAVTIME"],
-            wavelength_range=(wavelength[0] - 0.01, wavelength[-1] + 0.01),
-            field=(float(ra.mean()), float(dec.mean()), 4.0),
-        )
-        step = wavelength[1] - wavelength[0]
+@pytest.mark.parametrize("key", [key for key in CUBES if key[1] == "d1"], ids="-".join)
+def test_lines_are_at_their_barycentric_wavelengths(reduced, key):
+    """The expected cube, shifted in wavelength until it fits best: a fraction of a spectral step at the most."""
+    comparison = reduced.comparison(key)
+    cube = comparison.cube
+    wavelength = cube.wavelength
+    disc = comparison.used & (cube.hdul["EMISSION"].data < 75)
+    ra, dec = cube.hdul["RA"].data[disc], cube.hdul["DEC"].data[disc]
+    snapshot = reduced.scene(key[0]).snapshot(
+        cube.header["NAVTIME"],
+        fwhm=comparison.fwhm,
+        wavelength_range=(wavelength[0] - 0.01, wavelength[-1] + 0.01),
+        field=(float(ra.mean()), float(dec.mean()), 4.0),
+    )
+    step = wavelength[1] - wavelength[0]
 
-        def spectrum(shift, snapshot=snapshot, ra=ra, dec=dec, wavelength=wavelength):
-            return snapshot.radiance(ra, dec, wavelength[:, None] + shift, frame="barycentric").mean(axis=1)
+    def spectrum(shift):
+        return snapshot.radiance(ra, dec, wavelength[:, None] + shift, frame="barycentric").mean(axis=1)
 
-        expected, slope = spectrum(0), (spectrum(step / 2) - spectrum(-step / 2)) / step
-        # Pixels and planes have a width: the lines are a little broader.
-        curvature = spectrum(step) + spectrum(-step) - 2 * expected
-        measured = np.nanmean(np.where(cube.good, cube.sci, np.nan)[:, disc], axis=1)
-        inside = slice(20, -20)
-        templates = [values[inside] for values in (expected, slope, curvature)]
-        values, _ = fit(measured[inside], templates, np.ones(templates[0].size, bool))
-        assert abs(values[2] / values[1]) < 0.05 * step
+    expected, slope = spectrum(0), (spectrum(step / 2) - spectrum(-step / 2)) / step
+    # Pixels and planes have a width: the lines are a little broader.
+    curvature = spectrum(step) + spectrum(-step) - 2 * expected
+    measured = np.nanmean(np.where(cube.good, cube.sci, np.nan)[:, disc], axis=1)
+    inside = slice(20, -20)
+    templates = [values[inside] for values in (expected, slope, curvature)]
+    values, _ = fit(measured[inside], templates, np.ones(templates[0].size, bool))
+    assert abs(values[2] / values[1]) < LINE_LIMIT[key[0]] * step
 
 
 @pytest.fixture(scope="module")
@@ -175,8 +208,24 @@ def neptune(tmp_path_factory):
 def test_a_real_geometry_meets_the_same_bounds(neptune, band):
     """Real distortion and spectral calibration of the MRS, and a planet that lies inside the field."""
     found = displacement(Comparison.of(cube_path(neptune.root, "d1", band)), read_scene(neptune.root))
-    assert np.hypot(found.across, found.along) < np.hypot(POSITION_LIMIT, 3 * found.along_error)
-    assert found.flux_ratio == pytest.approx(1, abs=FLUX_LIMIT)
+    assert np.hypot(found.across, found.along) < np.hypot(POSITION_LIMIT["miri"], 3 * found.along_error)
+    assert found.flux_ratio == pytest.approx(1, abs=FLUX_LIMIT["miri"])
+
+
+NIRSPEC_GEOMETRY = SHARED_DATA / "nirspec_geometry"
+
+
+@pytest.mark.skipif(not NIRSPEC_GEOMETRY.is_dir(), reason=f"no real NIRSpec geometry in {NIRSPEC_GEOMETRY}")
+def test_the_real_geometry_of_nirspec_meets_the_same_bounds(tmp_path, request):
+    """The instrument model of the commissioning in 2022; imprints take off what leaks through the shutters."""
+    if not request.config.getoption("--long"):
+        pytest.skip("takes minutes: asked for with --long")
+    flags = ["--dithers", "1", "--leakcal", "--geometry", NIRSPEC_GEOMETRY]
+    data = reduce(simulate(tmp_path / "data", *flags, instrument="nirspec"), "--end_step", "navigate")
+    assert data.status == 0, data.output
+    found = displacement(Comparison.of(cube_path(data.root, "d1", NIRSPEC_BAND)), read_scene(data.root))
+    assert np.hypot(found.across, found.along) < POSITION_LIMIT["nirspec"]
+    assert found.flux_ratio == pytest.approx(1, abs=FLUX_LIMIT["nirspec"])
 
 
 POINTING_ERROR = np.array([0.21, -0.28])  # 0.35 arcsec

@@ -14,10 +14,12 @@ from astropy.io import fits
 from scipy.ndimage import binary_erosion
 
 from cubes import Cube, celestial_wcs, read_cube, spaxel_scale
+from psf_model import psf_fwhm
 from simulate.scene import Scene
 
-# Pixel along the slice and width of a slice [arcsec] of each channel (Wells et al. 2015, PASP 127, 646).
-PIXELS = {"1": (0.196, 0.177), "2": (0.196, 0.280), "3": (0.245, 0.390), "4": (0.273, 0.656)}
+# Pixel along the slice and width of a slice [arcsec] of each channel of the MRS (Wells et al. 2015, PASP 127, 646) and
+# of the NIRSpec IFU (Boeker et al. 2022, A&A 661, A82).
+PIXELS = {"1": (0.196, 0.177), "2": (0.196, 0.280), "3": (0.245, 0.390), "4": (0.273, 0.656), "NIRSPEC": (0.104, 0.103)}
 OVERSAMPLING = 3
 MARGIN = 4
 WAVELENGTH_STEP = 70
@@ -74,16 +76,26 @@ class Comparison:
         centre = celestial_wcs(header).all_pix2world((nx - 1) / 2, (ny - 1) / 2, 0)
         snapshot = scene.snapshot(
             utc or self.cube.header["NAVTIME"],
-            wavelength_range=(wavelength[0] - 0.01, wavelength[-1] + 0.01),
+            fwhm=self.fwhm,
+            wavelength_range=(wavelength[self.planes[0]] - 0.01, wavelength[self.planes[-1]] + 0.01),
             field=(float(centre[0]), float(centre[1]), 0.75 * scale * (max(nx, ny) + 2 * MARGIN)),
         )
         image = snapshot.radiance(ra, dec, wavelength[self.planes, None, None], frame="barycentric").mean(axis=0)
-        pixel, slice_width = PIXELS[str(self.cube.header["CHANNEL"])]
+        pixel, slice_width = PIXELS[str(self.cube.header.get("CHANNEL", self.instrument))]
         for width, axis in ((pixel, 1), (pixel, 1), (scale, 1), (slice_width, 0), (slice_width, 0), (scale, 0)):
             image = running_mean(image, width / scale * OVERSAMPLING, axis)
         along_y, along_x = np.gradient(image, scale / OVERSAMPLING)
         centres = (slice(MARGIN * OVERSAMPLING + OVERSAMPLING // 2, -MARGIN * OVERSAMPLING, OVERSAMPLING),) * 2
         return image[centres], along_x[centres], along_y[centres]
+
+    @property
+    def instrument(self) -> str:
+        """INSTRUME."""
+        return self.cube.header["INSTRUME"]
+
+    def fwhm(self, wavelength: np.ndarray) -> np.ndarray:
+        """FWHM of the telescope's PSF [arcsec] at wavelengths [um]."""
+        return psf_fwhm(wavelength, self.instrument)
 
     def plane(self, name: str) -> np.ndarray:
         """A backplane of the cube."""
