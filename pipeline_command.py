@@ -101,7 +101,9 @@ def make_parser(instrument: Instrument, program: str) -> ArgumentParser:
     )
     parser.add_flag("groups_to_use", type=_numbers, metavar="N,N,...", help="ramp lengths for --desaturate (all)")
     parser.add_flag(
-        "flat_data_path", metavar="PATH", help="flat file, folder of flats or name with {channel} and {band}"
+        "flat_data_path",
+        metavar="PATH",
+        help="flat file, folder of flats, or name with {channel} and {band} or {grating} and {filter}",
     )
     parser.add_flag(
         "construct_flats", action="store_true", help="make flats of this observation's dithers and use them"
