@@ -79,7 +79,8 @@ def write_report(root: str | Path) -> Path:
     page = root / PAGE
     text = render_page(report_content(root))
     with written_whole(page) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        # Names of files need not be UTF-8; links to them are right all the same.
+        temporary.write_text(text, encoding="utf-8", errors="replace")
     return page
 
 

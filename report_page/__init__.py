@@ -47,7 +47,7 @@ def render_page(content: Mapping[str, Any]) -> str:
 
 def link(path: str) -> str:
     """The URL of a path in the data root, relative to the page."""
-    return f"../{quote(path)}"
+    return f"../{quote(path, errors='surrogateescape')}"
 
 
 def duration(seconds: float | None) -> str:

@@ -3,9 +3,10 @@
 import base64
 import io
 import json
+import os
 import shutil
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import unquote, unquote_to_bytes
 
 import html5lib
 import numpy as np
@@ -144,6 +145,15 @@ def test_it_is_made_by_hand_from_any_directory(root, tmp_path):
     page = parse(copy)
     assert f"not shown: {damaged}" in section(page, "problems")
     assert "1A d1" in words(page)
+
+
+def test_names_that_are_not_utf_8_are_linked(root, tmp_path):
+    copy = shutil.copytree(root, tmp_path / os.fsdecode(b"caf\xe9"))
+    video = copy / "animation/stage5_despike/dither_comparison" / os.fsdecode(b"\xe9t\xe9.mp4")
+    shutil.copy(next(video.parent.iterdir()), video)
+    write_report(copy)
+    sources = [element.get("src") for element in elements(parse(copy), "video")]
+    assert any((copy / "report" / os.fsdecode(unquote_to_bytes(source))).samefile(video) for source in sources)
 
 
 def test_roots_with_little_in_them(root, tmp_path, capsys):
