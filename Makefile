@@ -20,7 +20,7 @@ demo-nirspec: .venv/installed
 	$(BIN)/python -m simulate nirspec demo-nirspec --if-needed
 	. demo-nirspec/environment.sh && $(BIN)/python nirspec_pipeline.py demo-nirspec --parallel
 
-test: .venv/installed-dev
+test: .venv/installed-dev .venv/browser
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 bench: .venv/installed
@@ -49,3 +49,13 @@ clean:
 .venv/installed-dev: requirements-dev.txt requirements-cluster.txt .venv/installed
 	$(BIN)/python -m pip install --quiet --requirement requirements-dev.txt
 	touch $@
+
+# The report is tested in a browser. Root of a Debian machine without one gets Chromium; elsewhere those tests are
+# skipped, saying so.
+.venv/browser: | .venv/bin/python
+	@if ! command -v chromium google-chrome >/dev/null && command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+		echo "installing Chromium for the tests of the report"; \
+		(timeout 120 apt-get update -qq && DEBIAN_FRONTEND=noninteractive timeout 300 apt-get install -y -qq chromium) \
+			>/dev/null 2>&1 || echo "Chromium could not be installed"; \
+	fi
+	@touch $@
