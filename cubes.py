@@ -33,6 +33,7 @@ WRONG_VALUES += (WcsError, units.UnitsError, FileFormatError)
 LARGEST_VALUES = {f"CRPIX{axis}": 1e5 for axis in (1, 2, 3)}
 LARGEST_VALUES |= {f"{key}{i}_{j}": 1e3 for key in ("PC", "CD") for i in (1, 2, 3) for j in (1, 2, 3)}
 LARGEST_VALUES |= {"CRVAL1": 720.0, "CRVAL2": 90.0, "CRVAL3": 1e9, "CDELT1": 1.0, "CDELT2": 1.0, "CDELT3": 1e9}
+SKY_KEYS = {f"{key}{axis}" for key in ("CTYPE", "CRVAL", "CRPIX") for axis in (1, 2)}
 LARGEST_VALUES |= {"MT_RA": 720.0, "MT_DEC": 90.0, "PA_V3": 720.0, "VELOSYS": 1e6}
 
 
@@ -224,7 +225,10 @@ def _check_coordinates(cube: Cube) -> None:
             steps = np.diff(wavelength)
             if not (np.all(wavelength > 0) and (np.all(steps > 0) or np.all(steps < 0)) and wavelength.max() < np.inf):
                 raise ValueError("wavelengths are not positive and in order")
-        if not {"CTYPE1", "CTYPE2", "CRVAL1", "CRVAL2"}.isdisjoint(header):
+        if not SKY_KEYS.isdisjoint(header):
+            # WCSLIB has a default for each.
+            if not set(header) >= SKY_KEYS:
+                raise ValueError(f"{', '.join(sorted(SKY_KEYS - set(header)))} missing")
             sky = sky_coordinates(header)
             if not (np.isfinite(sky).all() and 0 < spaxel_scale(header) < np.inf):
                 raise ValueError("spaxels have no place on the sky")
@@ -249,6 +253,8 @@ def read_fits(path: str | Path) -> fits.HDUList:
                 hdul = fits.open(stream, memmap=False, lazy_load_hdus=False)
                 for hdu in hdul:
                     _ = hdu.data
+                # What could not be written again is damaged.
+                hdul.verify("silentfix+exception")
             return hdul
     except (OSError, MemoryError, Warning, *WRONG_VALUES) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -23,6 +23,7 @@ from errors import FileFormatError, InputError
 
 STEP = "flat"
 _ANGLE_TOLERANCE = 1.0  # deg
+_LARGEST_REFERENCE = 1e5  # spaxels
 _PLACE_TOLERANCE = 0.2  # spaxels, over the whole field
 _IDENTITY_KEYS = ("TELESCOP", "INSTRUME", "DETECTOR", "CHANNEL", "BAND", "FILTER", "GRATING", "TARGNAME", "TARGPROP")
 
@@ -272,7 +273,7 @@ def _grid_of(header: fits.Header, shape: tuple[int, int], path: str | Path) -> I
     with values_from(path, "a wrong place in the IFU in its header"):
         reference = (float(header["CRPIX2"]) - 1.0, float(header["CRPIX1"]) - 1.0)
         spaxel = (float(header["CDELT2"]), float(header["CDELT1"]))
-        if not (np.isfinite(reference).all() and 0 < spaxel[0] < np.inf and 0 < spaxel[1] < np.inf):
+        if not (np.abs(reference).max() < _LARGEST_REFERENCE and 0 < spaxel[0] < np.inf and 0 < spaxel[1] < np.inf):
             raise ValueError(f"reference {reference}, spaxel {spaxel}")
         return IfuGrid(shape, reference, spaxel, float(header.get("IFUANGLE", np.nan)))
 

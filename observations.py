@@ -19,8 +19,8 @@ from errors import DataRootError, FileFormatError
 FITS_BLOCK = 2880
 _BAND_LETTERS = {"short": "A", "medium": "B", "long": "C"}
 # What astropy raises on headers that are none.
-UNREADABLE = (OSError, ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError, MemoryError)
-UNREADABLE += (fits.VerifyError, UserWarning)
+UNREADABLE = (OSError, EOFError, ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError)
+UNREADABLE += (MemoryError, fits.VerifyError, UserWarning)
 NOT_APPLICABLE = "N/A"
 # What identifiers are made of; file and directory names are made of them.
 IDENTIFIER = re.compile(r"[A-Z0-9][A-Z0-9_ +-]{0,39}")
@@ -324,7 +324,9 @@ def tile_labels(exposures: Sequence[Exposure]) -> dict[Exposure, str]:
             activities[exposure.dither, exposure.detector].add(exposure.activity)
         split = any(len(found) > 1 for found in activities.values())
         for exposure in members:
-            tiles[exposure] = f"o{observation}v{visit}" + (f"a{exposure.activity}" if split else "")
+            label = f"o{observation}v{visit}" + (f"a{exposure.activity}" if split else "")
+            # Labels become parts of file names.
+            tiles[exposure] = label.replace(NOT_APPLICABLE, "")
     labels_of_setting = defaultdict(set)
     for exposure, label in tiles.items():
         labels_of_setting[exposure.setting].add(label.lower())

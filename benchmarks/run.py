@@ -25,7 +25,15 @@ MOST_MEMORY = 4.0  # cubes held
 
 
 def _rows() -> dict[str, Callable[[Workspace], Benchmark]]:
-    from benchmarks import bench_corrections, bench_defringe, bench_desaturate, bench_flat, bench_navigate, bench_plots
+    from benchmarks import (
+        bench_corrections,
+        bench_defringe,
+        bench_desaturate,
+        bench_engine,
+        bench_flat,
+        bench_navigate,
+        bench_plots,
+    )
 
     return {
         "navigate": bench_navigate.navigate,
@@ -38,6 +46,9 @@ def _rows() -> dict[str, Callable[[Workspace], Benchmark]]:
         "defringe_1d_channel_4": bench_defringe.channel_4,
         "plot": bench_plots.plot,
         "animation": bench_plots.animation,
+        "engine": bench_engine.engine,
+        "engine_resume": bench_engine.resume,
+        "engine_plan": bench_engine.plan,
     }
 
 

@@ -1,8 +1,10 @@
 """What the user sees: one progress bar a step, and a table at the end."""
 
+import math
 import sys
+import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ COLUMNS = {DONE: "done", SKIPPED: "as before", FAILED: "failed", NOT_RUN: "not r
 STOPPED_COLUMNS = {INTERRUPTED: "interrupted", WAITING: "waiting"}
 MAXIMUM_NOTES = 3
 MAXIMUM_NAMES = 3
+BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}"
 
 
 class Progress:
@@ -35,10 +38,13 @@ class Progress:
         self._terminal = sys.stderr.isatty()
         self._counts: dict[str, Counter] = {step: Counter() for step in totals}
         self._seconds: dict[str, float] = defaultdict(float)
+        self._clocks = {step: StepClock() for step in totals}
         self._bars: dict[str, Any] = {}
 
-    def started(self, step: str) -> None:
-        """A task of a step begins; the step's bar appears with the first."""
+    def started(self, result: TaskResult) -> None:
+        """A task begins; its step's bar appears with the first."""
+        self._clocks[result.step].start(result.name)
+        step = result.step
         if self._quiet or not self._terminal or step in self._bars:
             return
         from tqdm import tqdm
@@ -48,7 +54,7 @@ class Progress:
             total=self._totals[step],
             initial=self._counts[step].total(),
             position=len(self._bars),
-            unit="task",
+            bar_format=BAR,
             file=sys.stderr,
             dynamic_ncols=True,
             # With a fixed number tqdm's own thread leaves the bar alone while stderr belongs to a task.
@@ -59,20 +65,15 @@ class Progress:
         """A task has come to its end, whatever that is."""
         counts = self._counts[result.step]
         counts[result.status] += 1
+        self._clocks[result.step].end(result.name)
         if result.status != SKIPPED:
             self._seconds[result.step] += result.seconds
         if self._quiet:
             return
         bar = self._bars.get(result.step)
         if bar is not None:
-            bad = counts[FAILED] + counts[NOT_RUN]
-            if bad:
-                bar.set_postfix_str(f"{bad} not made", refresh=False)
+            bar.set_postfix_str(self._describe(result.step), refresh=False)
             bar.update()
-            if counts.total() == self._totals[result.step]:
-                bar.refresh()
-                # The clock of a step stops with its last task, though the bar stays until the end of the run.
-                bar.bar_format = str(bar).replace("{", "{{").replace("}", "}}")
         if self._verbose and result.status != SKIPPED:
             reason = f": {result.error}" if result.error else f" in {result.seconds:.1f} s"
             self._say(f"{result.step}: {result.name} {result.status}{reason}")
@@ -80,11 +81,21 @@ class Progress:
         if not self._terminal and ran and counts.total() == self._totals[result.step]:
             self._say(f"{result.step}: {_counted(counts)}, {self._seconds[result.step]:.1f} s")
 
+    def _describe(self, step: str) -> str:
+        """How long a task of a step takes, how long those that are left will, and what went wrong."""
+        counts, clock = self._counts[step], self._clocks[step]
+        ran = counts[DONE] + counts[FAILED]
+        left = clock.time_left(self._totals[step] - counts.total())
+        texts = [f"{self._seconds[step] / ran:.1f} s each"] if ran else []
+        texts.append(f"{format_duration(clock.busy())}" if left == 0 else f"{format_duration(left)} left")
+        bad = counts[FAILED] + counts[NOT_RUN]
+        return ", ".join([*texts, f"{bad} not made"] if bad else texts)
+
     def refresh(self) -> None:
-        """Let the clocks of the bars go on."""
+        """Let the bars say how long is left now."""
         for step, bar in self._bars.items():
             if self._counts[step].total() < self._totals[step]:
-                bar.refresh()
+                bar.set_postfix_str(self._describe(step), refresh=True)
 
     def close(self) -> None:
         """Leave the bars as they are and give the terminal back."""
@@ -99,6 +110,62 @@ class Progress:
             tqdm.write(line, file=sys.stderr)
         else:
             print(line, file=sys.stderr, flush=True)
+
+
+class StepClock:
+    """The time in which tasks of one step were running, and what it tells about those that are left.
+
+    The tasks of several steps take turns. So what counts is the time in which there was work on this step: waiting for
+    another one makes its tasks no slower.
+
+    Parameters
+    ----------
+    now
+        The clock [s].
+    """
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._running: set[str] = set()
+        self._busy = 0.0
+        self._since = 0.0
+        self._ended = 0
+
+    def start(self, name: str) -> None:
+        """A task begins, or begins again."""
+        if not self._running:
+            self._since = self._now()
+        self._running.add(name)
+
+    def end(self, name: str) -> None:
+        """A task has ended; one that never began (done before, or not run) tells nothing."""
+        if name not in self._running:
+            return
+        self._ended += 1
+        self._running.remove(name)
+        if not self._running:
+            self._busy += self._now() - self._since
+
+    def busy(self) -> float:
+        """Time in which at least one task was running [s]."""
+        return self._busy + (self._now() - self._since if self._running else 0.0)
+
+    def time_left(self, tasks: int) -> float:
+        """Time that so many more tasks need at the pace so far [s]; those running are among them. NaN: not known."""
+        if tasks == 0:
+            return 0.0
+        return self.busy() / self._ended * tasks if self._ended else math.nan
+
+
+def format_duration(seconds: float) -> str:
+    """'48 s', '3:20 min', '2:05 h', and '?' for NaN."""
+    if math.isnan(seconds):
+        return "?"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60) if whole < 3600 else divmod(round(whole / 60), 60)
+    return f"{minutes}:{rest:02d} {'min' if whole < 3600 else 'h'}"
 
 
 def format_table(

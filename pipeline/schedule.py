@@ -103,7 +103,7 @@ class Schedule:
     def _submit(self, job: Job) -> None:
         self._running[job.number] = job
         self._results[job.number].status = RUNNING
-        self._progress.started(self._results[job.number].step)
+        self._progress.started(self._results[job.number])
         self._executor.submit(job)
 
     def _decide(self, number: int) -> Job | None:

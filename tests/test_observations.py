@@ -1,5 +1,6 @@
 """Exposures are told apart by their headers, grouped into dithers and tiles, and damaged files are named."""
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -126,3 +127,34 @@ def test_missing_data_say_what_to_do(tmp_path):
     with pytest.raises(FileFormatError, match="lacks TELESCOP"):
         fits.PrimaryHDU().writeto(tmp_path / "empty_uncal.fits")
         read_exposure(tmp_path / "empty_uncal.fits")
+
+
+BAD_VALUES = ["../../x", "/etc", "..", "a/b", "a\\b", "SHORT\n", "x" * 60, "~", "$HOME", "`id`", "<b>", 3.5]
+
+
+@pytest.mark.parametrize("key", ["BAND", "CHANNEL", "DETECTOR", "FILTER", "GRATING", "OBSERVTN", "VISIT", "ACT_ID"])
+@pytest.mark.parametrize("value", BAD_VALUES)
+def test_values_that_could_lead_out_of_a_directory_are_refused(tmp_path, key, value):
+    path = tmp_path / "a_uncal.fits"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            write_exposure(path, **{key: value})
+        except ValueError:
+            return  # not even FITS allows it
+    with pytest.raises(FileFormatError, match=f"a_uncal.fits.*{key}"):
+        read_exposure(path)
+
+
+@pytest.mark.parametrize("key", ["PATT_NUM", "NGROUPS"])
+@pytest.mark.parametrize("value", ["../x", -1, 10**9, 1.5, True])
+def test_counts_are_small_numbers(tmp_path, key, value):
+    with pytest.raises(FileFormatError, match=key):
+        read_exposure(write_exposure(tmp_path / "a_uncal.fits", **{key: value}))
+
+
+def test_no_name_comes_from_a_value_that_is_missing(tmp_path):
+    with pytest.raises(FileFormatError, match="lacks CHANNEL or BAND"):
+        read_exposure(write_exposure(tmp_path / "a_uncal.fits", BAND=None))
+    tiles = [replace(MRS, observation=o, visit="N/A", activity="N/A") for o in ("330", "331")]
+    assert list(tile_labels(tiles).values()) == ["o330v", "o331v"]
