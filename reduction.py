@@ -172,15 +172,19 @@ def plan_steps(
     # By their paths: there may be tens of thousands.
     available = {product.path: product for product in products}
     ever = list(available.values())
+    # What steps that are left out would have made and is not there (any more): later ones of them may have made
+    # something of it that is.
+    gone: list[Product] = []
     tasks = []
     for step in steps:
-        inputs = [
-            product for product in (ever if step.reads_replaced else available.values()) if product.level == step.reads
-        ]
-        for made in step.plan(inputs, options):
+        pool = ever if step.reads_replaced else list(available.values())
+        if step.name not in active:
+            pool = pool + gone
+        for made in step.plan([product for product in pool if product.level == step.reads], options):
             if step.name in active:
                 tasks.append(made.task)
             elif not made.makes or not all(product.path.exists() for product in made.makes):
+                gone += made.makes
                 continue
             for product in made.replaces:
                 available.pop(product.path, None)

@@ -150,6 +150,20 @@ def test_a_skipped_step_starves_none_after_it(root):
     assert sorted(plotted) == ["Level3_ch1-short_s3d_nav.fits", "Level3_ch2-short_s3d.fits"]
 
 
+def test_later_steps_go_on_from_cubes_whose_intermediates_have_been_removed(root):
+    exposure = observe(root)
+    made = root / "stage3" / "d1" / "Level3_ch1-short_s3d.fits"
+    made.parent.mkdir(parents=True)
+    for channel in ("1", "2"):
+        made.with_name(f"Level3_ch{channel}-short_s3d.fits").touch()
+    tasks = plan(root, [exposure], active=STEPS[STEPS.index("navigate") :], defringe_1d=False)
+    assert next(task.inputs[0] for task in tasks if task.step == "navigate") == made
+    assert outputs(tasks, "stage3", root) == []
+    # Where not even the cubes are there, there is nothing to go on from.
+    made.unlink()
+    assert plan(root, [exposure], active=STEPS[STEPS.index("navigate") :], defringe_1d=False) == []
+
+
 @pytest.mark.parametrize(
     ("switch", "tag"), [("defringe", "fringe"), ("defringe_1d", "fringe1d"), ("correct_psf", "psf")]
 )
