@@ -12,12 +12,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from observations import Exposure
 from pipeline import Task
 from reduction import Made, Options, Product
 from remove_groups import group_counts, grouped_path
 from stage_plans import COMBINED, GIGABYTE, calibrated_directory
 
 LEAST_DITHERS_FOR_FLAT = 4
+# With more exposures to compare one with, its combination of them follows noise.
+MOST_COMPARED = 3
 Versions = Mapping[str, str]
 
 
@@ -107,6 +110,36 @@ plan_psf = partial(
     function="psf_correct:psf_correct_file",
     place=_cube_place,
 )
+
+
+def plan_cosmic_rays(products: Iterable[Product], options: Options, *, versions: Versions) -> Iterator[Made]:
+    """Calibrated exposures with their cosmic rays mended, beside the others as `*_crf.fits`.
+
+    Each is compared with other exposures of its detector and setting, the nearest dithers of its own tile first. One
+    that has none to be compared with stays as it is.
+    """
+    products = list(products)
+    for product in products:
+        own = product.exposure
+        others = [p for p in products if p is not product and _comparison_key(p) == _comparison_key(product)]
+        others.sort(key=lambda p: (_tile_key(p.exposure) != _tile_key(own), abs(p.exposure.dither - own.dither)))
+        if not others:
+            continue
+        paths = tuple(p.path for p in others[:MOST_COMPARED])
+        out = product.path.with_name(f"{product.path.name.removesuffix('_cal.fits')}_crf.fits")
+        arguments = {"others": list(paths), **options.of_step("cosmic_rays")}
+        function = "cosmic_rays:mend_cosmic_rays_file"
+        task = _one_to_one("cosmic_rays", function, product, out, arguments, versions)
+        task = dataclasses.replace(task, inputs=(product.path, *paths), minimum_inputs=0, droppable=paths)
+        yield Made(task, [dataclasses.replace(product, path=out)], [product])
+
+
+def _comparison_key(product: Product) -> tuple:
+    return product.exposure.mode, product.variants, product.groups
+
+
+def _tile_key(exposure: Exposure) -> tuple[str, ...]:
+    return exposure.observation, exposure.visit, exposure.activity
 
 
 def plan_desaturate(products: Iterable[Product], options: Options, *, versions: Versions) -> Iterator[Made]:

@@ -268,6 +268,7 @@ def _steps(
         "stage3": ("cal", stage3),
         "remove_groups": ("uncal", partial(correction_plans.plan_remove_groups, versions=jwst)),
         "defringe": ("cal", partial(correction_plans.plan_defringe, versions=jwst)),
+        "cosmic_rays": ("cal", partial(correction_plans.plan_cosmic_rays, versions=jwst | own)),
         "defringe_1d": ("cube", partial(correction_plans.plan_defringe_1d, versions=jwst | own)),
         "psf": ("cube", partial(correction_plans.plan_psf, versions=geometric)),
         "desaturate": ("cube", partial(correction_plans.plan_desaturate, versions=own)),

@@ -25,6 +25,7 @@ STEPS = (
     "stage1",
     "stage2",
     "defringe",
+    "cosmic_rays",
     "stage3",
     "defringe_1d",
     "navigate",

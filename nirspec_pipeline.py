@@ -23,6 +23,7 @@ STEPS = (
     "remove_groups",
     "stage1",
     "stage2",
+    "cosmic_rays",
     "stage3",
     "navigate",
     "psf",

@@ -17,6 +17,7 @@ JWST_STAGES = ("stage1", "stage2", "stage3")
 STEP_FUNCTIONS = {
     "remove_groups": "remove_groups:remove_groups_file",
     "defringe": "defringe:defringe_file",
+    "cosmic_rays": "cosmic_rays:mend_cosmic_rays_file",
     "defringe_1d": "defringe:defringe_1d_file",
     "navigate": "navigate:navigate_file",
     "psf": "psf_correct:psf_correct_file",

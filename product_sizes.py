@@ -45,7 +45,7 @@ def _expected(
         return PICTURE_BYTES[task.step]
     if task.step == "stage1":
         return instrument.rate_bytes
-    if task.step in ("stage2", "defringe"):
+    if task.step in ("stage2", "defringe", "cosmic_rays"):
         return instrument.calibrated_bytes
     if task.step == "stage3":
         band = output.name.split("_")[-2]

@@ -243,7 +243,9 @@ def test_a_truncated_exposure_costs_its_dither_and_leaves_the_others(observation
         header = fits.getheader(cube_path(data.root, "combined", band))
         assert header["NEXPCUBE"] == 3
         assert "_00002_" in header["MISSING1"]
-        assert_same_data(cube_path(data.root, "d1", band), cube_path(observation.root, "d1", band))
+        # Only where a cosmic ray was, which one exposure less was compared with.
+        now, before = (fits.getdata(cube_path(root, "d1", band), "SCI") for root in (data.root, observation.root))
+        assert np.mean((now != before) & ~(np.isnan(now) & np.isnan(before))) < 1e-3
     # Mended, the same command completes the work.
     shutil.copy(observation.root / "stage0" / damaged.name, damaged)
     log = json.loads((data.root / "logs" / "run.json").read_text())

@@ -81,6 +81,31 @@ def test_all_cubes_of_a_visit_are_navigated_by_one_pointing(root):
             assert pointing.stem.removeprefix("pointing_") in task.outputs[0].name
 
 
+def test_exposures_are_compared_with_others_of_their_setting_to_find_cosmic_rays(root):
+    exposures = [observe(root, dither=n) for n in range(1, 6)]
+    other = [observe(root, band="LONG", dither=n, activity="05") for n in (1, 2)]
+    tasks = [task for task in plan(root, [*exposures, *other]) if task.step == "cosmic_rays"]
+    assert len(tasks) == 7
+    for task in tasks:
+        own, *compared = task.inputs
+        assert task.outputs[0] == own.with_name(own.name.replace("_cal", "_crf"))
+        assert task.droppable == tuple(compared) == tuple(task.arguments["others"]) and task.minimum_inputs == 0
+    # The nearest three; those of the other band are two only.
+    dithers = {exposure.name: exposure.dither for exposure in exposures}
+    found = [[dithers[path.name.removesuffix("_cal.fits")] for path in task.inputs] for task in tasks[:5]]
+    assert found[0] == [1, 2, 3, 4] and found[2] == [3, 2, 4, 1]
+    assert [len(task.inputs) for task in tasks[5:]] == [2, 2]
+    made = {path for task in tasks for path in task.outputs}
+    assert made == {path for task in plan(root, [*exposures, *other]) if task.step == "stage3" for path in task.inputs}
+
+
+def test_an_exposure_without_others_is_not_searched_for_cosmic_rays(root):
+    exposures = [observe(root), observe(root, band="LONG", activity="05")]
+    tasks = plan(root, exposures)
+    assert not [task for task in tasks if task.step == "cosmic_rays"]
+    assert all(task.inputs[0].name.endswith("_cal.fits") for task in tasks if task.step == "stage3")
+
+
 def test_one_dither_is_not_combined(root):
     assert not any("combined" in path for path in outputs(plan(root, [observe(root)]), "stage3", root))
 
