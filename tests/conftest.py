@@ -5,6 +5,7 @@ import pickle
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,6 +20,10 @@ from threadpoolctl import threadpool_limits
 # The same examples in every run: a failure is then one of the change at hand.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
+
+# A shell starts what runs in the background with Ctrl-C ignored, and that is inherited; some tests send it to others.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parents[1]
 # The smallest observation by which stages 1 to 3 can be judged.
