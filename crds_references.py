@@ -1,7 +1,8 @@
 """Calibration reference files: looked up in CRDS, fetched, and checked for damage, before anything needs them.
 
-In: exposures, whose headers select the files, and the stages of `jwst` that they will go through. What is not in the
-cache is downloaded, one file after the other; workers then only read. A file is sound if it has the size and SHA-1 sum
+In: exposures, whose headers select the files, and the stages of `jwst` that they will go through. Exposures that CRDS
+can not tell apart are looked up once. What is not in the cache is downloaded, one file after the other; workers then
+only read. A file is sound if it has the size and SHA-1 sum
 of the CRDS catalogue, which the server gives and the cache remembers; without one (a cache made by hand) if FITS blocks
 and checksums, ASDF blocks or JSON are whole. Mappings carry their own sum.
 
@@ -13,16 +14,24 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from bisect import bisect_right
+from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from astropy.io import fits
+
 from errors import CrdsError, FileFormatError
 from jwst_stages import StepParameters, pipeline_class
-from observations import check_whole
+from observations import UNREADABLE, check_whole
 
 BLOCK_BYTES = 1 << 20
 OBSERVATORY = "jwst"
+# Keywords of the date that CRDS compares with those from which on reference files hold, in its own notation.
+DATE_KEYS = ("META.OBSERVATION.DATE", "META.OBSERVATION.TIME")
+USE_AFTER = re.compile(r"'(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)?)'\s*:")
+# What its mappings select by that is no keyword of an exposure.
+NO_KEYWORDS = ("REFTYPE",)
 
 
 def check_crds_environment() -> None:
@@ -67,24 +76,93 @@ def find_references(exposures: Mapping[Path, Mapping[str, StepParameters]]) -> t
         If CRDS has not been set up.
     """
     check_crds_environment()
+    references: set[Path] = set()
+    problems = {}
+    selection: _Selection | None = None
+    looked_up: set[Hashable] = set()
+    for path, stages in exposures.items():
+        key = None if selection is None else selection.key(path, stages)
+        if key in looked_up:
+            continue
+        try:
+            references |= _look_up(path, stages)
+        # A wrong CRDS set-up ends in SystemExit; all else belongs to this one file and is met again when it is reduced.
+        except (Exception, SystemExit) as error:
+            problems[path] = (str(error).strip() or type(error).__name__).splitlines()[0]
+            continue
+        if selection is None:
+            # Only now the mappings are sure to be in the cache.
+            selection = _Selection.of_context()
+            key = selection.key(path, stages)
+        if key is not None:
+            looked_up.add(key)
+    return references, problems
+
+
+def _look_up(path: Path, stages: Mapping[str, StepParameters]) -> set[Path]:
+    """The reference files of one exposure, fetched where they are not in the cache."""
     from stdatamodels.jwst import datamodels
     from stpipe import crds_client
 
     references: set[Path] = set()
-    problems = {}
-    for path, stages in exposures.items():
+    with datamodels.open(path) as model:
+        for stage, steps in stages.items():
+            pipeline = pipeline_class(stage)
+            pipeline.get_config_from_reference(model)
+            types = _reference_types(pipeline, steps)
+            found = crds_client.get_multiple_reference_paths(model.get_crds_parameters(), types, OBSERVATORY)
+            references.update(Path(name) for name in found.values() if name != "N/A")
+    return references
+
+
+class _Selection:
+    """What CRDS selects the reference files of an exposure by: values of keywords, and where its date lies between
+    those from which on files hold.
+
+    Parameters
+    ----------
+    keywords
+        FITS keywords of the primary header, by INSTRUME; an instrument that is not there has exposures of which none
+        is known to be like another.
+    dates
+        'YYYY-MM-DD HH:MM:SS', in order.
+    """
+
+    def __init__(self, keywords: Mapping[str, tuple[str, ...]], dates: list[str]) -> None:
+        self._keywords = keywords
+        self._dates = dates
+
+    @classmethod
+    def of_context(cls) -> "_Selection":
+        """That of the context in force; it must be in the cache."""
+        from crds.core import config, rmap
+        from crds.jwst.schema import dm_to_fits
+        from stpipe import crds_client
+
         try:
-            with datamodels.open(path) as model:
-                for stage, steps in stages.items():
-                    pipeline = pipeline_class(stage)
-                    pipeline.get_config_from_reference(model)
-                    types = _reference_types(pipeline, steps)
-                    found = crds_client.get_multiple_reference_paths(model.get_crds_parameters(), types, OBSERVATORY)
-                    references.update(Path(name) for name in found.values() if name != "N/A")
-        # A wrong CRDS set-up ends in SystemExit; all else belongs to this one file and is met again when it is reduced.
-        except (Exception, SystemExit) as error:
-            problems[path] = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return references, problems
+            context = rmap.get_cached_mapping(crds_client.get_context_used(OBSERVATORY))
+            keywords = {
+                instrument.upper(): tuple(dm_to_fits(key) for key in keys if key not in (*DATE_KEYS, *NO_KEYWORDS))
+                for instrument, keys in context.get_required_parkeys().items()
+            }
+            # A name of which it is not known what it is called in a header.
+            keywords = {instrument: keys for instrument, keys in keywords.items() if None not in keys}
+            texts = (Path(config.locate_mapping(name)).read_text() for name in context.mapping_names())
+            return cls(keywords, sorted({date for text in texts for date in USE_AFTER.findall(text)}))
+        except (Exception, SystemExit):
+            # A server may have looked up the files by itself; then mappings are not here.
+            return cls({}, [])
+
+    def key(self, path: Path, stages: Mapping[str, StepParameters]) -> Hashable:
+        """What is the same for exposures that CRDS can not tell apart; None where that is not known."""
+        try:
+            with open(path, "rb") as stream:
+                header = fits.Header.fromfile(stream)
+            values = [header.get(keyword) for keyword in self._keywords[header["INSTRUME"]]]
+            date = f"{header['DATE-OBS']} {header['TIME-OBS']}"
+            return json.dumps([header["INSTRUME"], values, bisect_right(self._dates, date), stages], sort_keys=True)
+        except UNREADABLE:
+            return None
 
 
 def _reference_types(pipeline: type, steps: StepParameters) -> list[str]:

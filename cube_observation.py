@@ -68,6 +68,19 @@ def read_observation(cube: Cube) -> CubeObservation:
         return _observation(cube, header, sci)
 
 
+def exposure_bounds(cube: Cube) -> tuple[str, ...]:
+    """Start and end of an exposure, UTC, those that its header tells.
+
+    Raises
+    ------
+    FileFormatError
+        If one is no time.
+    """
+    times = [cube.header.get(key) for key in ("EXPSTART", "EXPEND")]
+    with values_from(cube.path, "a wrong time in its header"):
+        return tuple(_utc(_from_mjd(time)) for time in times if isinstance(time, int | float))
+
+
 def _observation(cube: Cube, header: fits.Header, sci: fits.Header) -> CubeObservation:
     mid = _mid_time(cube)
     exposures = _exposure_times(cube.hdul) or [mid]
@@ -85,7 +98,7 @@ def _observation(cube: Cube, header: fits.Header, sci: fits.Header) -> CubeObser
 def _mid_time(cube: Cube) -> datetime:
     header = cube.header
     if isinstance(header.get("EXPMID"), int | float):
-        return _MJD_ZERO + timedelta(days=float(header["EXPMID"]))
+        return _from_mjd(header["EXPMID"])
     try:
         if header.get("DATE-AVG"):
             return _date(header["DATE-AVG"])
@@ -102,6 +115,10 @@ def _date(text: str) -> datetime:
     return datetime.fromisoformat(str(text).strip()).replace(tzinfo=None)
 
 
+def _from_mjd(days: float) -> datetime:
+    return _MJD_ZERO + timedelta(days=float(days))
+
+
 def _utc(time: datetime) -> str:
     return time.isoformat(timespec="microseconds")
 
@@ -110,7 +127,7 @@ def _exposure_times(hdul: fits.HDUList) -> list[datetime]:
     if "HDRTAB" not in hdul or "EXPMID" not in (hdul["HDRTAB"].columns.names or []):
         return []
     days = np.asarray(hdul["HDRTAB"].data["EXPMID"], float)
-    return [_MJD_ZERO + timedelta(days=day) for day in days] if np.all(np.isfinite(days)) else []
+    return [_from_mjd(day) for day in days] if np.all(np.isfinite(days)) else []
 
 
 def _header_state(
@@ -122,7 +139,7 @@ def _header_state(
     if not all(isinstance(value, int | float) for value in values):
         return None
     position, velocity = np.array(values[:3], float), np.array(values[3:6], float)
-    epoch = _MJD_ZERO + timedelta(days=float(values[6]))
+    epoch = _from_mjd(values[6])
     if abs(mid - epoch) > timedelta(days=_LONGEST_EXTRAPOLATION_DAYS):
         return None
 

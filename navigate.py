@@ -24,6 +24,7 @@ from errors import InputError
 if TYPE_CHECKING:
     from body_geometry import ObservationGeometry
     from cube_observation import CubeObservation
+    from observation_geometry import State
     from pointing_fit import PointingFit
 
 STEP = "navigate"
@@ -201,7 +202,7 @@ def cube_geometry(
 
 
 def check_kernels(path: str | Path, *, kernel_path: str | Path | None = None, target: str | None = None) -> list[str]:
-    """Make sure that an exposure's cubes can be navigated, before they are made.
+    """Make sure that an exposure's cubes can be navigated, before they are made: from its start to its end.
 
     Parameters
     ----------
@@ -220,8 +221,17 @@ def check_kernels(path: str | Path, *, kernel_path: str | Path | None = None, ta
     FileFormatError, KernelError, InputError
         As in `navigate_file`.
     """
-    with fits.open(path) as hdul:
-        return _geometry(Cube(Path(path), hdul), kernel_path, target)[2]["warnings"]
+    from cube_observation import exposure_bounds
+    from observation_geometry import ephemeris_time, observation_geometry
+    from spice_kernels import kernels_loaded
+
+    with fits.open(path) as hdul, kernels_loaded(kernel_path):
+        cube = Cube(Path(path), hdul)
+        geometry, observation, found = _geometry(cube, kernel_path, target)
+        for utc in exposure_bounds(cube):
+            state = _observer_state(observation, utc, _observer_source(observation, utc))
+            observation_geometry(geometry.naif_id, ephemeris_time(utc), state, kernel_path)
+    return found["warnings"]
 
 
 def _all_planes(
@@ -258,29 +268,24 @@ def _geometry(
 ) -> tuple["ObservationGeometry", "CubeObservation", dict[str, Any]]:
     # SPICE takes 0.2 s to import: only where it is used.
     from cube_observation import aligned_position, read_observation
-    from observation_geometry import apparent_radec, ephemeris_time, observation_geometry, observer_state
-    from spice_kernels import jwst_kernel_kind, kernels_loaded
+    from observation_geometry import apparent_radec, ephemeris_time, observation_geometry
+    from spice_kernels import kernels_loaded
 
     observation = read_observation(cube)
     with kernels_loaded(kernel_path):
         name, warnings = _target(observation.target_names, target, cube.path)
-        et = ephemeris_time(observation.utc)
-        kind = jwst_kernel_kind(et)
-        if kind is None and observation.header_state is not None:
-            kind = "header"
+        kind = _observer_source(observation, observation.utc)
+        if kind == "header":
             warnings.append(
                 f"no kernel covers JWST on {observation.utc[:10]}: its position is the header's (JWST_X ...)"
             )
         elif kind == "predicted":
             warnings.append("JWST's position is a prediction: download jwst_rec.bsp, the reconstructed trajectory")
-
-        def observer(utc: str) -> tuple[np.ndarray, np.ndarray]:
-            return observation.header_state(utc) if kind == "header" else observer_state("JWST", ephemeris_time(utc))
-
-        geometry = observation_geometry(name, et, observer(observation.utc), kernel_path)
+        state = _observer_state(observation, observation.utc, kind)
+        geometry = observation_geometry(name, ephemeris_time(observation.utc), state, kernel_path)
         if observation.aligned:
             positions = [
-                apparent_radec(geometry.naif_id, ephemeris_time(utc), observer(utc)[0])
+                apparent_radec(geometry.naif_id, ephemeris_time(utc), _observer_state(observation, utc, kind)[0])
                 for utc in observation.exposures_utc
             ]
             geometry = geometry.moved_to(*aligned_position(positions, cube.sci_header["CRVAL1"]))
@@ -292,6 +297,21 @@ def _geometry(
     found = {"target": geometry.target, "utc": observation.utc, "kernels": kind, "target_ra": ra, "target_dec": dec}
     found["longitude_direction"] = "EAST" if geometry.graphic_sign > 0 else "WEST"
     return geometry, observation, found | {"warnings": warnings}
+
+
+def _observer_source(observation: "CubeObservation", utc: str) -> str | None:
+    """Where JWST's state is from: a 'reconstructed' or 'predicted' trajectory, else the 'header', None without any."""
+    from observation_geometry import ephemeris_time
+    from spice_kernels import jwst_kernel_kind
+
+    kind = jwst_kernel_kind(ephemeris_time(utc))
+    return "header" if kind is None and observation.header_state is not None else kind
+
+
+def _observer_state(observation: "CubeObservation", utc: str, source: str | None) -> "State":
+    from observation_geometry import ephemeris_time, observer_state
+
+    return observation.header_state(utc) if source == "header" else observer_state("JWST", ephemeris_time(utc))
 
 
 def _write_header(cube: Cube, facts: dict[str, Any], number: int) -> None:

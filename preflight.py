@@ -20,7 +20,7 @@ from crds_references import (
     find_references,
     reference_damage,
 )
-from errors import CrdsError, InputError
+from errors import CrdsError, InputError, KernelError
 from files import written_whole
 from instruments import STAGE2_DEFAULTS, Instrument
 from jwst_stages import StepParameters
@@ -219,27 +219,35 @@ def check_needs(
 
 
 def _check_kernels(options: Options, found: Input) -> Iterator[Finding]:
-    """Positions of every target on every date it was observed on."""
+    """Positions of the target at the start, middle and end of every exposure."""
     # SPICE takes 0.2 s to import.
     from navigate import check_kernels
+    from spice_kernels import kernels_loaded
 
     wanted = options.of_step("navigate")
     parameters = {name: wanted[name] for name in ("kernel_path", "target") if name in wanted}
-    exposures = {(p.exposure.target, p.exposure.date): p.exposure for p in found.products if p.role == "science"}
-    failed, warned = {}, {}
-    for (target, date), exposure in exposures.items():
-        try:
-            warned |= {text: None for text in check_kernels(exposure.path, **parameters)}
-        except InputError as error:
-            failed[target, date] = str(error)
+    exposures = [product.exposure for product in found.products if product.role == "science"]
+    failed: dict[tuple[str, str], list[str]] = {}
+    warned: dict[str, None] = {}
+    try:
+        with kernels_loaded(wanted.get("kernel_path")):
+            for exposure in exposures:
+                try:
+                    warned |= dict.fromkeys(check_kernels(exposure.path, **parameters))
+                except InputError as error:
+                    failed.setdefault((exposure.target, exposure.date), []).append(str(error))
+    except KernelError as error:
+        yield Finding(WRONG, "kernels", str(error))
+        return
     # Where one of several has an odd name or date, the others are not kept waiting for it.
-    state = WRONG if len(failed) == len(exposures) else LOST
-    for text in dict.fromkeys(failed.values()):
+    state = WRONG if sum(map(len, failed.values())) == len(exposures) else LOST
+    for text in dict.fromkeys(texts[0] for texts in failed.values()):
         yield Finding(state, "kernels", text)
     for text in warned:
         yield Finding(DOUBTFUL, "kernels", text)
     if not failed and not warned:
-        yield Finding(FINE, "kernels", f"cover {_listed([' on '.join(key) for key in exposures])}")
+        places = dict.fromkeys(f"{exposure.target} on {exposure.date}" for exposure in exposures)
+        yield Finding(FINE, "kernels", f"cover {_listed(list(places))}")
 
 
 def _check_references(wanted: Mapping[Path, Mapping[str, StepParameters]], sound: "_Sound") -> Iterator[Finding]:

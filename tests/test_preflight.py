@@ -4,16 +4,19 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from astropy.io import fits
-from conftest import reduce
+from conftest import ROOT, reduce
 from crds_server import crds_server
 from test_observations import MRS
 
+import crds_references
 import preflight
 from crds_references import damaged_mappings, reference_damage
 from errors import InputError
@@ -109,6 +112,22 @@ def test_kernels_that_end_before_the_observation_are_wrong(raw_observation, monk
     assert finding.state == LOST and "NOWHERE" in finding.text
 
 
+@pytest.mark.parametrize("bound", ["EXPSTART", "EXPEND"])
+def test_kernels_cover_every_exposure_as_a_whole(raw_observation, tmp_path, monkeypatch, bound):
+    """A kernel that begins or ends within one exposure of many is found, and said once for a date."""
+    monkeypatch.setenv("PLANETMAPPER_KERNEL_PATH", raw_observation.environment["PLANETMAPPER_KERNEL_PATH"])
+    (tmp_path / "stage0").mkdir()
+    paths = sorted((raw_observation.root / "stage0").iterdir())
+    for number, path in enumerate(paths):
+        copy = shutil.copy(path, tmp_path / "stage0")
+        if number > 1:
+            fits.setval(copy, bound, value=fits.getval(copy, "EXPMID") + (-500 if bound == "EXPSTART" else 500))
+    options = Options(tmp_path)
+    (finding,) = preflight._check_kernels(options, find_input(MIRI, tmp_path, ["stage1"]))
+    assert finding.state == LOST
+    assert "SATURN" in finding.text.upper() and ("2021-" if bound == "EXPSTART" else "2024-") in finding.text
+
+
 def test_more_memory_than_there_is_is_doubtful(tmp_path):
     class PlanOfOne:
         root = tmp_path
@@ -169,6 +188,74 @@ def test_cut_ramps_and_gratings_scale(tmp_path):
 
 
 # --- reference files ------------------------------------------------------------------------------------------------
+
+
+def write_header(path, **cards):
+    header = fits.Header({"INSTRUME": "MIRI", "BAND": "SHORT", "DATE-OBS": "2022-11-13", "TIME-OBS": "10:00:00.5"})
+    header.update({name.replace("_", "-"): value for name, value in cards.items()})
+    fits.PrimaryHDU(header=header).writeto(path)
+    return path
+
+
+def test_exposures_that_crds_can_not_tell_apart_are_looked_up_once(tmp_path, monkeypatch):
+    selection = crds_references._Selection(
+        {"MIRI": ("INSTRUME", "BAND")}, ["2022-11-13 11:00:00", "2023-01-01 00:00:00"]
+    )
+    asked = []
+
+    def look_up(path, stages):
+        asked.append(path.name)
+        if path.name == "odd":
+            raise ValueError("odd")
+        return {Path(fits.getval(path, "BAND"))}
+
+    monkeypatch.setenv("CRDS_PATH", str(tmp_path))
+    monkeypatch.setenv("CRDS_SERVER_URL", "none")
+    monkeypatch.setattr(crds_references, "_look_up", look_up)
+    monkeypatch.setattr(crds_references._Selection, "of_context", lambda: selection)
+    (tmp_path / "odd").write_text("no FITS")
+    cards = {
+        "first": {},
+        "same": {"OBSERVTN": "2", "TIME_OBS": "10:59:59.9"},
+        "later": {"TIME_OBS": "11:00:00.0"},
+        "as late": {"DATE_OBS": "2022-12-31"},
+        "other": {"BAND": "LONG"},
+        "unknown": {"INSTRUME": "NIRSPEC"},
+        "unknown too": {"INSTRUME": "NIRSPEC"},
+    }
+    paths = {name: write_header(tmp_path / name, **own) for name, own in cards.items()}
+    stages = {"stage1": {"jump": {"skip": True}}}
+    exposures = dict.fromkeys(paths.values(), stages) | {tmp_path / "odd": stages}
+    # Other parameters ask for other files.
+    exposures[write_header(tmp_path / "otherwise")] = {"stage1": {}}
+    references, problems = crds_references.find_references(exposures)
+    assert asked == ["first", "later", "other", "unknown", "unknown too", "odd", "otherwise"]
+    assert references == {Path("SHORT"), Path("LONG")}
+    assert problems == {tmp_path / "odd": "odd"}
+
+
+def test_looking_up_once_finds_what_looking_up_each_does(raw_observation):
+    """With CRDS and `jwst`: the four dithers are alike for it."""
+    program = """
+import sys
+from pathlib import Path
+import crds_references as c
+paths = sorted(Path(sys.argv[1]).iterdir())
+stages = {"stage1": {}, "stage3": {}}
+asked, look_up = [], c._look_up
+def counted(path, stages):
+    asked.append(path)
+    return look_up(path, stages)
+c._look_up = counted
+found, problems = c.find_references(dict.fromkeys(paths, stages))
+each = set().union(*(look_up(path, stages) for path in paths))
+print(len(paths), len(asked), len(found), found == each, problems)
+"""
+    command = [sys.executable, "-c", program, str(raw_observation.root / "stage0")]
+    environment = {**os.environ, **raw_observation.environment, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    paths, asked, found, *same = result.stdout.split()
+    assert (paths, asked, same) == ("4", "1", ["True", "{}"]) and int(found) > 5
 
 
 @pytest.fixture
