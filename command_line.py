@@ -1,7 +1,7 @@
 """The command-line manners that all commands share.
 
 Flags are accepted with `-` and with `_` (`--skip-steps`, `--skip_steps`); an `InputError` is printed as its one
-sentence and ends with status 2.
+sentence and ends with status 2. Ctrl-C ends with status 130.
 """
 
 import argparse
@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from errors import InputError
+from errors import INTERRUPT_STATUS, InputError
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -29,7 +29,9 @@ class ArgumentParser(argparse.ArgumentParser):
 def run_command(
     command: Callable[[Sequence[str] | None], int | Mapping[str, Any] | None], argv: Sequence[str] | None = None
 ) -> int:
-    """Call `command(argv)` and return its exit status, or 2 after printing the message of an `InputError`.
+    """Call `command(argv)` and return its exit status.
+
+    That is 2 after printing the message of an `InputError`, 130 after Ctrl-C.
 
     A command that returns facts instead of a status has them told: 'notes' on the output, 'warnings' as errors are.
     """
@@ -38,6 +40,9 @@ def run_command(
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPT_STATUS
     if not isinstance(result, Mapping):
         return result or 0
     for note in result["notes"]:

@@ -4,6 +4,9 @@ A message is one sentence that names the file, the value and the remedy. Command
 exit with status 2; in a notebook it is an ordinary exception.
 """
 
+# Of a command that Ctrl-C ended: 128 + SIGINT, as shells have it.
+INTERRUPT_STATUS = 130
+
 
 class InputError(Exception):
     """Something in the user's input or set-up is wrong, and the message says what and how to mend it."""

@@ -21,10 +21,10 @@ import jwst_stages
 import reduction
 import stage_plans
 from cubes import SOFTWARE_VERSION
-from errors import DataRootError, InputError, OptionError, PreflightError
+from errors import INTERRUPT_STATUS, DataRootError, InputError, OptionError, PreflightError
 from instruments import STAGE2_DEFAULTS, Instrument
 from observations import Exposure, find_exposures
-from pipeline import INTERRUPT_STATUS, Plan, RunResult, choose_executor, pending_tasks, run_plan
+from pipeline import Plan, RunResult, choose_executor, pending_tasks, run_plan
 from pipeline_input import Input, find_input
 from pipeline_options import check_options, make_options, option_names, select_steps
 from preflight import DOUBTFUL, LOST, WRONG, Finding, by_state, check_input, check_needs, format_findings

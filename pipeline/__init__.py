@@ -9,10 +9,9 @@ from pipeline.executors import Executor
 from pipeline.housekeeping import DiskFull, RootNotWritable, RunLocked, check_disk_space
 from pipeline.plan import Plan, PlanError, Task
 from pipeline.runlog import TaskResult
-from pipeline.runner import INTERRUPT_STATUS, RunResult, pending_tasks, run_plan
+from pipeline.runner import RunResult, pending_tasks, run_plan
 
 __all__ = [
-    "INTERRUPT_STATUS",
     "DiskFull",
     "Executor",
     "Plan",

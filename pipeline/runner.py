@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from errors import INTERRUPT_STATUS
 from pipeline.console import Progress, format_table
 from pipeline.executors import Executor, ExecutorLost, make_executor
 from pipeline.housekeeping import remove_partial_files, root_lock
@@ -14,8 +15,6 @@ from pipeline.plan import Plan, Task
 from pipeline.records import ContentHashes, Records, source_digest
 from pipeline.runlog import DONE, FAILED, NOT_RUN, SKIPPED, RunLog, TaskResult
 from pipeline.schedule import Schedule
-
-INTERRUPT_STATUS = 130
 
 
 @dataclass

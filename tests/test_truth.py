@@ -259,11 +259,12 @@ def test_the_pointing_is_found_from_a_whole_disc(neptune, tmp_path):
 
 
 def test_the_pointing_is_found_from_an_arc_of_limb(observation, tmp_path):
-    """The limb runs east and west: Dec is known better than RA."""
+    """The limb runs east and west: Dec is known better than RA; the visit's dithers together tell both."""
     visit = fitted_pointing(observation, tmp_path / "data").meta["visit"]
     error = np.array([visit["ra_offset"], visit["dec_offset"]]) - POINTING_ERROR
-    assert abs(error[1]) < 0.02 and visit["dec_error"] < 0.02
+    assert np.hypot(*error) < 0.02
     assert abs(error[0]) < 3 * visit["ra_error"] < 0.12
+    assert abs(error[1]) < 3 * visit["dec_error"] < 0.06
 
 
 @pytest.mark.parametrize("band", BANDS)
