@@ -2,7 +2,9 @@
 
 What a spaxel of a cube holds is the scene, blurred by the PSF (in the scene already) and averaged over the detector's
 pixels and slices when it was observed, over pixels and slices again when the cube was drizzled from them, and over the
-spaxel. `expected_image` is that; it does not know the project's navigation, only the RA and Dec of the cube's WCS.
+spaxel. `expected_image` is that: along the slices, where pixels and spaxels lie differently at every wavelength, a
+smoothing; across them the slices where they were (`slices`). It does not know the project's navigation, only the RA and
+Dec of the cube's WCS.
 """
 
 import json
@@ -12,17 +14,19 @@ from pathlib import Path
 import numpy as np
 from astropy.io import fits
 from scipy.ndimage import binary_erosion
+from slices import SlicedExposure, exposures_of, through_slices
 
 from cubes import Cube, celestial_wcs, read_cube, spaxel_scale
 from psf_model import psf_fwhm
 from simulate.scene import Scene
 
-# Pixel along the slice and width of a slice [arcsec] of each channel of the MRS (Wells et al. 2015, PASP 127, 646) and
-# of the NIRSpec IFU (Boeker et al. 2022, A&A 661, A82).
-PIXELS = {"1": (0.196, 0.177), "2": (0.196, 0.280), "3": (0.245, 0.390), "4": (0.273, 0.656), "NIRSPEC": (0.104, 0.103)}
+# Pixel along the slice [arcsec] of each channel of the MRS (Wells et al. 2015, PASP 127, 646) and of the NIRSpec IFU
+# (Boeker et al. 2022, A&A 661, A82).
+PIXELS = {"1": 0.196, "2": 0.196, "3": 0.245, "4": 0.273, "NIRSPEC": 0.104}
 OVERSAMPLING = 3
 MARGIN = 4
-WAVELENGTH_STEP = 70
+# Blocks of planes are compared: a spectrum is smooth over one, while it has lines narrower than a plane.
+BLOCK, BLOCK_STEP = 20, 140
 # The outermost slices and pixels are seen in part only: what `jwst` makes of them is no test of the navigation.
 EDGE_SPAXELS = 2
 
@@ -48,22 +52,32 @@ def read_exposure_truth(root: Path, name: str) -> dict:
 
 @dataclass
 class Comparison:
-    """A cube's image in many planes, and what it should be, on the spaxels in `used`."""
+    """A cube's image in many blocks of planes, and what it should be, on the spaxels in `used`."""
 
     cube: Cube
-    planes: np.ndarray
+    exposures: list[SlicedExposure]
+    first_planes: np.ndarray
     image: np.ndarray
     used: np.ndarray
 
     @classmethod
     def of(cls, path: Path) -> "Comparison":
         cube = read_cube(path)
-        planes = np.arange(20, len(cube.wavelength) - 20, WAVELENGTH_STEP)
+        first_planes = np.arange(20, len(cube.wavelength) - 20 - BLOCK, BLOCK_STEP)
+        planes = (first_planes[:, np.newaxis] + np.arange(BLOCK)).ravel()
         sci = np.where(cube.good[planes], cube.sci[planes], np.nan)
         seen = np.isfinite(sci).mean(axis=0) > 0.9
         used = binary_erosion(seen, np.ones((3, 3)), iterations=EDGE_SPAXELS)
+        root, wcs = path.parents[2], celestial_wcs(cube.sci_header)
+        view = read_scene(root).snapshot(cube.header["NAVTIME"])
+        exposures = [
+            SlicedExposure(root, name, cube.header.get("CHANNEL"), (view.ra, view.dec), wcs)
+            for name in exposures_of(path)
+        ]
+        for exposure in exposures:
+            used &= ~exposure.lit_by_shutters(used.shape)
         total, count = np.nansum(sci, axis=0), np.isfinite(sci).sum(axis=0)
-        return cls(cube, planes, total / np.maximum(count, 1), used)
+        return cls(cube, exposures, first_planes, total / np.maximum(count, 1), used)
 
     def expected_image(self, scene: Scene, utc: str | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The image that the scene should give, and its derivatives along x and y [per arcsec], each (y, x)."""
@@ -71,19 +85,24 @@ class Comparison:
         _, ny, nx = self.cube.shape
         scale = spaxel_scale(header)
         x, y = ((np.arange((n + 2 * MARGIN) * OVERSAMPLING) + 0.5) / OVERSAMPLING - 0.5 - MARGIN for n in (nx, ny))
-        ra, dec = celestial_wcs(header).all_pix2world(*np.meshgrid(x, y), 0)
+        wcs = celestial_wcs(header)
+        ra, dec = wcs.all_pix2world(*np.meshgrid(x, y), 0)
         wavelength = self.cube.wavelength
-        centre = celestial_wcs(header).all_pix2world((nx - 1) / 2, (ny - 1) / 2, 0)
+        blocks = wavelength[self.first_planes[:, np.newaxis] + np.arange(BLOCK)]
+        middles = blocks.mean(axis=1)[:, np.newaxis, np.newaxis]
+        centre = wcs.all_pix2world((nx - 1) / 2, (ny - 1) / 2, 0)
         snapshot = scene.snapshot(
             utc or self.cube.header["NAVTIME"],
             fwhm=self.fwhm,
-            wavelength_range=(wavelength[self.planes[0]] - 0.01, wavelength[self.planes[-1]] + 0.01),
+            wavelength_range=(wavelength[0] - 0.01, wavelength[-1] + 0.01),
             field=(float(centre[0]), float(centre[1]), 0.75 * scale * (max(nx, ny) + 2 * MARGIN)),
         )
-        image = snapshot.radiance(ra, dec, wavelength[self.planes, None, None], frame="barycentric").mean(axis=0)
-        pixel, slice_width = PIXELS[str(self.cube.header.get("CHANNEL", self.instrument))]
-        for width, axis in ((pixel, 1), (pixel, 1), (scale, 1), (slice_width, 0), (slice_width, 0), (scale, 0)):
-            image = running_mean(image, width / scale * OVERSAMPLING, axis)
+        width = BLOCK * (wavelength[1] - wavelength[0]) / middles
+        image = snapshot.radiance(ra, dec, middles, frame="barycentric", width=width).mean(axis=0)
+        pixel = PIXELS[self.cube.header.get("CHANNEL", self.instrument)]
+        for width in (pixel, pixel, scale):
+            image = running_mean(image, width / scale * OVERSAMPLING, axis=1)
+        image = through_slices(image, x, y, self.exposures)
         along_y, along_x = np.gradient(image, scale / OVERSAMPLING)
         centres = (slice(MARGIN * OVERSAMPLING + OVERSAMPLING // 2, -MARGIN * OVERSAMPLING, OVERSAMPLING),) * 2
         return image[centres], along_x[centres], along_y[centres]
