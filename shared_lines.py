@@ -10,7 +10,15 @@ with v_k the strongest principal components of the differences to the median. A 
 single sine of a fringe's period makes up a good part of it (its Lomb-Scargle power): fringes give pairs of nearly pure
 sines, lines give less than a tenth. Median and components of lines make the line model; the fringes are in the rest.
 
-What fringes of amplitude A in N slices have in common by chance goes with the lines: A / sqrt(2 N) rms is left of them.
+By chance fringes of amplitude A in N slices have A / sqrt(2 N) rms in common, which so goes to the lines. It is found
+again by the fringes' amplitude, which is about the same in all slices. Demodulated, a fringe is a point in the complex
+plane, those of all spectra lie on a circle about 0, and what the lines took has moved them:
+
+    rest demodulated = A exp(i phase(spectrum)) - sum_k q_k(spectrum) g_k
+
+with q_0 = 1 and q_k = a_k. The g_k that bring the points back on a circle are a least-squares fit of moduli, by
+alternating projections (as in phase retrieval: Fienup 1982, Appl. Opt. 21, 2758). How far amplitudes scatter about A
+says how far to trust it. Lines are then sought once more in the spectra without the fringes that were found.
 """
 
 from collections.abc import Sequence
@@ -31,6 +39,14 @@ MINIMUM_RMS = 0.002
 FRINGE_POWER = 0.12
 # Differences to the median are clipped at so many of their standard deviations, for bad values' sake.
 CLIP = 5.0
+# How often lines and fringes are sought by turns, and the steps of the fit of moduli.
+ROUNDS = 3
+PROJECTIONS = 30
+# Of the Gaussian over which a demodulated fringe is averaged, and from sample to sample of it [cm-1].
+DEMODULATION_SIGMA = 20.0
+SAMPLE_STEP = 5.0
+# A fringe's period is found from so many spectra, evenly drawn.
+PERIOD_SPECTRA = 100
 
 
 def shared_lines(
@@ -50,8 +66,8 @@ def shared_lines(
     Returns
     -------
     numpy.ndarray or None
-        (spectrum, wavelength), about 1, and 1 for spectra too faint to tell; None if less than `MINIMUM_SPECTRA` are
-        bright enough.
+        (spectrum, wavelength), about 1, and 1 for spectra too faint to tell or without those lines (rings, say); None
+        if less than `MINIMUM_SPECTRA` are bright enough.
     """
     wavenumber = 1e4 / np.asarray(wavelength, dtype=float)
     there = np.isfinite(spectra) & (spectra > 0)
@@ -61,14 +77,21 @@ def shared_lines(
     place = np.arange(wavenumber.size)
     ln = np.array([np.interp(place, place[there[n]], np.log(spectra[n, there[n]])) for n in bright])
     ln -= gaussian_filter1d(ln, CONTINUUM_SIGMA / np.median(np.abs(np.diff(wavenumber))), axis=1, mode="nearest")
-    median = np.median(ln, axis=0)
-    difference = ln - median
-    limit = CLIP * difference.std()
-    np.clip(difference, -limit, limit, out=difference)
-    components = _line_components(difference, wavenumber, fringes)
-    lines = np.ones(spectra.shape)
-    lines[bright] = np.exp(median + difference @ components.T @ components)
-    return lines
+    ln = ln.astype(np.float32)
+    periodograms = [Periodogram(wavenumber, period, half_width) for period, half_width in fringes]
+    fringe = np.zeros_like(ln)
+    for _ in range(ROUNDS):
+        lines, strengths = _line_model(ln - fringe, periodograms)
+        rest = _clipped(ln - lines)
+        fringe[...] = 0
+        for periodogram in periodograms:
+            found, taken = _fringe_and_share(rest, strengths, periodogram)
+            fringe += found
+            lines -= taken
+    result = np.ones(spectra.shape)
+    like_the_others = (ln - lines).std(axis=1) < ln.std(axis=1)
+    result[bright[like_the_others]] = np.exp(lines[like_the_others])
+    return result
 
 
 def _bright(spectra: np.ndarray, there: np.ndarray) -> np.ndarray:
@@ -77,21 +100,67 @@ def _bright(spectra: np.ndarray, there: np.ndarray) -> np.ndarray:
     return mostly_there[level > BRIGHTNESS * level.max()] if level.size else mostly_there
 
 
-def _line_components(
-    difference: np.ndarray, wavenumber: np.ndarray, fringes: Sequence[tuple[float, float]]
-) -> np.ndarray:
+def _line_model(ln: np.ndarray, periodograms: Sequence[Periodogram]) -> tuple[np.ndarray, np.ndarray]:
+    """Lines (spectrum, wavelength), and an orthonormal basis (spectrum, 1 + component) of how strong they are."""
+    median = np.median(ln, axis=0)
+    difference = _clipped(ln - median)
+    components = _line_components(difference, periodograms)
+    strengths = difference @ components.T
+    basis, _ = np.linalg.qr(np.column_stack([np.ones(len(ln), ln.dtype), strengths]))
+    return median + strengths @ components, basis
+
+
+def _clipped(values: np.ndarray) -> np.ndarray:
+    limit = CLIP * values.std()
+    return np.clip(values, -limit, limit)
+
+
+def _line_components(difference: np.ndarray, periodograms: Sequence[Periodogram]) -> np.ndarray:
     """Orthonormal principal components (component, wavelength) that are not fringes."""
-    values, components = np.linalg.eigh(difference.T @ difference)
+    values, components = np.linalg.eigh((difference.T @ difference).astype(float))
     strongest = np.argsort(values)[::-1][:MAX_COMPONENTS]
     rms = np.sqrt(np.maximum(values[strongest], 0) / difference.size)
     components = components[:, strongest[rms > MINIMUM_RMS]].T
-    if len(components) == 0:
-        return components
     power = np.zeros(len(components))
-    for period, half_width in fringes:
-        periodogram = Periodogram(wavenumber, period, half_width)
-        everywhere = np.ones(components.shape)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            found = periodogram.power(components, everywhere, periodogram.mask_sums(everywhere)).max(axis=1)
-        power = np.maximum(power, np.nan_to_num(found))
-    return components[power < FRINGE_POWER]
+    for periodogram in periodograms:
+        power = np.maximum(power, _power(components, periodogram).max(axis=1))
+    return components[power < FRINGE_POWER].astype(difference.dtype)
+
+
+def _power(series: np.ndarray, periodogram: Periodogram) -> np.ndarray:
+    """Lomb-Scargle power (series, period) of series without gaps; 0 where there is none."""
+    everywhere = np.ones((1, series.shape[1]))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.nan_to_num(periodogram.power(series, everywhere, periodogram.mask_sums(everywhere)))
+
+
+def _fringe_and_share(rest: np.ndarray, basis: np.ndarray, periodogram: Periodogram) -> tuple[np.ndarray, np.ndarray]:
+    """The fringe of each spectrum, and the part of it that the line model took; both (spectrum, wavelength)."""
+    wavenumber = periodogram.wavenumber
+    some = rest[:: max(1, len(rest) // PERIOD_SPECTRA)]
+    carrier = np.exp(2j * np.pi * wavenumber / periodogram.periods[_power(some, periodogram).mean(axis=0).argmax()])
+    samples = np.arange(wavenumber.min(), wavenumber.max() + SAMPLE_STEP, SAMPLE_STEP)
+    weights = np.exp(-0.5 * ((wavenumber - samples[:, np.newaxis]) / DEMODULATION_SIGMA) ** 2)
+    demodulate = 2 * carrier.conj() * weights / weights.sum(axis=1, keepdims=True)
+    demodulated = rest @ demodulate.T.astype(np.complex64)
+    share = basis @ _share_of_lines(demodulated, basis)
+    # Linear from sample to sample.
+    modulate = np.maximum(0, 1 - np.abs(wavenumber - samples[:, np.newaxis]) / SAMPLE_STEP) * carrier
+    modulate = modulate.astype(np.complex64)
+    return ((demodulated + share) @ modulate).real, (share @ modulate).real
+
+
+def _share_of_lines(demodulated: np.ndarray, basis: np.ndarray) -> np.ndarray:
+    """Coefficients (basis, sample) that give moduli alike to `demodulated + basis @ coefficients`.
+
+    What the lines took by chance is expected to be A / sqrt(N) strong, and what is found is uncertain by sqrt(2) times
+    the scatter of the moduli over sqrt(N): each step is shortened as the two prescribe.
+    """
+    coefficients = np.zeros((basis.shape[1], demodulated.shape[1]), demodulated.dtype)
+    for _ in range(PROJECTIONS):
+        fringe = demodulated + basis @ coefficients
+        modulus = np.maximum(np.abs(fringe), np.finfo(np.float32).tiny)
+        amplitude = modulus.mean(axis=0)
+        step = basis.T @ (amplitude * fringe / modulus - demodulated)
+        coefficients = step / (1 + 2 * (modulus / amplitude).var(axis=0))
+    return coefficients

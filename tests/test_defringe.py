@@ -1,17 +1,13 @@
-"""1-D fringe correction: the library's numbers, fringes gone, planets left alone, files whole.
-
-Systematic errors are meant where accuracies are asked for: fringes are multiplied onto noisy spectra, so that
-`fringes * factors - 1` is what is left of them without the noise.
-"""
+"""1-D fringe correction: the library's numbers, ranges and options, files whole. See also `test_shared_lines`."""
 
 import tracemalloc
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.timeseries import LombScargle
+from fringes import UTC, fringes_like_the_simulator
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -19,19 +15,14 @@ import defringe
 from benchmarks.bench_defringe import fringed_spectra
 from benchmarks.reference_defringe import reference_defringe, reference_spectrum
 from cubes import DQ, read_cube, write_cube
-from defringe import correction_rms, defringe_1d_file, defringe_cube, find_lines
+from defringe import defringe_1d_file, defringe_cube
 from errors import FileFormatError, OptionError
 from residual_fringes import drop_high_beats, envelopes, fringe_factors
-from shared_lines import shared_lines
 from simulate.cubes import simulate_cube
 from simulate.kernels import write_kernels
-from simulate.mrs_calibration import RESIDUAL_FRINGE_PATH
 from simulate.mrs_optics import BAND_LIMITS
 from simulate.scene import Scene
 
-UTC = "2022-11-13T10:00:00"
-SATURN = Path(__file__).parents[1].parent / "shared" / "data" / "saturn_spectra"
-AMPLITUDE = 0.02
 SAME = 1e-6
 
 
@@ -51,20 +42,6 @@ def cube_path(kernels, tmp_path_factory):
     cube.sci[...] *= fringes_like_the_simulator(cube.wavelength, cube.shape[1:])
     write_cube(cube, path)
     return path
-
-
-def fringes_like_the_simulator(wavelength, shape, spaxels_per_slice=2, seed=3):
-    """(wavelength, y, x): another phase in each slice, and a path that changes along it."""
-    random = np.random.default_rng(seed)
-    y, x = np.indices(shape)
-    phase = random.uniform(0, 2 * np.pi, shape[0])[y // spaxels_per_slice]
-    path = RESIDUAL_FRINGE_PATH * (1 + 4e-3 * (x / shape[1] - 0.5))
-    return 1 + AMPLITUDE * np.cos(2e4 * np.pi * path / wavelength[:, None, None] + phase)
-
-
-def lines_of(channel, centres, strength):
-    low, high = BAND_LIMITS[channel, "SHORT"]
-    return [(low + part * (high - low), 1 / 2500 / 2.355, strength) for part in centres]
 
 
 def self_consistent(flux, wavelength, channel):
@@ -162,114 +139,6 @@ def test_envelopes_and_beats_are_those_of_the_library():
     expected, flags = check_res_fringes(signal.copy(), np.full(400, 0.4))
     np.testing.assert_array_equal(drop_high_beats(signal, 0.4), expected)
     assert 0 < flags.sum() < 400
-
-
-@pytest.mark.parametrize("channel", [1, 2, 3, 4])
-def test_fringes_go_and_continuum_and_bright_lines_stay(channel, kernels, tmp_path):
-    """A planet with a few absorption lines, and emission lines about as bright as itself."""
-    absorption = lines_of(channel, (0.33, 0.79), 0.15)
-    emission = lines_of(channel, (0.2, 0.45, 0.7), 1.0)
-    scene = Scene("saturn", kernels, absorption_lines=absorption, emission_lines=emission, emission_strength=1.5)
-    options = {"channel": str(channel), "shape": (6, 6)}
-    truth = read_cube(simulate_cube(scene, UTC, tmp_path / "truth_s3d.fits", **options))
-    noisy = read_cube(simulate_cube(scene, UTC, tmp_path / "noisy_s3d.fits", noise=300, **options))
-    fringes = fringes_like_the_simulator(truth.wavelength, truth.shape[1:], spaxels_per_slice=1)
-    inside = truth.good.all(axis=0)
-    sci = noisy.sci * fringes
-    out, err, corrected = defringe_cube(sci, noisy.err, truth.wavelength, channel)
-    assert corrected[inside].all()
-    left = (fringes * out / sci - 1)[:, inside]
-    assert (fringes - 1)[:, inside].std() > 0.013
-    assert left.std() < 0.004
-    eighths = np.array([part.mean() for part in np.array_split(left, 8)])
-    assert np.abs(eighths).max() < 1e-3
-
-    expected = truth.sci[:, inside].astype(float)
-    for centre, width, _ in emission:
-        near = np.abs(truth.wavelength / centre - 1) < 3 * width
-        assert expected[near].max() > 1.2 * np.median(expected)
-        assert (out[:, inside][near].sum() / expected[near].sum()) == pytest.approx(1, abs=4e-3)
-    assert 0.8 < pull_width(out[:, inside], expected, err[:, inside]) < 1.5
-
-
-def pull_width(value, truth, error):
-    pull = (value - truth) / error
-    return 1.4826 * np.median(np.abs(pull - np.median(pull)))
-
-
-@pytest.mark.parametrize("channel", [1, 2, 3, 4])
-def test_lines_that_spectra_share_are_not_taken_for_fringes(channel, kernels, tmp_path):
-    """The default planet has lines every few cm-1, and 2 % of fringes among them."""
-    scene = Scene("saturn", kernels)
-    options = {"channel": str(channel), "shape": (12, 12)}
-    truth = read_cube(simulate_cube(scene, UTC, tmp_path / "truth_s3d.fits", **options))
-    noisy = read_cube(simulate_cube(scene, UTC, tmp_path / "noisy_s3d.fits", noise=300, **options))
-    inside = truth.good.all(axis=0)
-    fringes = fringes_like_the_simulator(truth.wavelength, truth.shape[1:], spaxels_per_slice=1)
-    sci = noisy.sci * fringes
-    some = inside & (np.arange(12) % 3 == 0)
-    lines = find_lines(sci, truth.wavelength, channel, noisy.good)
-    plain, _, plain_corrected = defringe_cube(
-        sci[:, some][..., None], sci[:, some][..., None], truth.wavelength, channel
-    )
-    out, err, corrected = defringe_cube(
-        sci[:, some][..., None],
-        noisy.err[:, some][..., None],
-        truth.wavelength,
-        channel,
-        lines=lines[:, some][..., None],
-    )
-    assert corrected.all()
-    left = fringes[:, some] * out[..., 0] / sci[:, some] - 1
-    harm = fringes[:, some] * plain[..., 0] / sci[:, some] - 1
-    assert left.std() < 0.004 < harm.std()
-    assert np.abs([part.mean() for part in np.array_split(left, 8)]).max() < 1e-3
-    assert 0.8 < pull_width(out[..., 0], truth.sci[:, some], err[..., 0]) < 1.5
-    before = sci[:, some][..., None]
-    assert correction_rms(before, out, corrected)[1] < correction_rms(before, plain, plain_corrected)[1]
-
-
-@pytest.mark.parametrize(("channel", "limit"), [("1A", 0.004), ("2A", 0.003), ("3A", 0.003), ("4C", 0.005)])
-def test_on_measured_spectra_of_saturn(channel, limit):
-    """Zonal means of Saturn from 60 S to the pole, as a field of 24 slices, with fringes of 2 % put on."""
-    folder = SATURN / f"channel_{channel}"
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is missing: measured spectra of Saturn (Fletcher et al. 2023)")
-    zones = []
-    for path in folder.glob("*.spx"):
-        text = path.read_text().split("\n")
-        table = np.loadtxt(text[4 : 4 + int(float(text[1].split()[0]))])
-        zones.append((float(text[0].split()[1]), table[:, 1]))
-    wavelength = table[:, 0]
-    zones = np.array([spectrum for _, spectrum in sorted(zones, key=lambda zone: zone[0])])
-    shape = (24, 20)
-    place = np.linspace(0, len(zones) - 1, 24)
-    low = np.minimum(place.astype(int), len(zones) - 2)
-    rows = zones[low] * (1 - (place - low))[:, None] + zones[low + 1] * (place - low)[:, None]
-    sci = np.repeat(rows.T[:, :, None], shape[1], axis=2) / np.median(rows) * 1e3
-    sci *= 1 + np.random.default_rng(0).standard_normal(sci.shape) / 300
-    fringes = fringes_like_the_simulator(wavelength, shape, spaxels_per_slice=1, seed=41)
-    sci *= fringes
-    lines = find_lines(sci, wavelength, int(channel[0]), np.ones(sci.shape, bool))
-    columns = slice(2, None, 9)
-    out, _, _ = defringe_cube(
-        sci[..., columns], sci[..., columns], wavelength, int(channel[0]), lines=lines[..., columns]
-    )
-    left = fringes[..., columns] * out / sci[..., columns] - 1
-    # The measured spectra have residual fringes of their own (4C most), which no one can tell from the lines.
-    assert np.median(left.std(axis=0)) < limit
-    assert np.abs([part.mean(axis=0) for part in np.array_split(left, 8)]).mean() < 1e-3
-
-
-def test_shared_lines_need_enough_bright_spectra():
-    wavelength, spectra = fringed_spectra(1, 25)
-    assert shared_lines(spectra, wavelength, [(2.9, 1.5)]).shape == spectra.shape
-    faint = spectra.copy()
-    faint[10:] *= 0.01
-    assert shared_lines(faint, wavelength, [(2.9, 1.5)]) is None
-    assert shared_lines(np.full_like(spectra, np.nan), wavelength, [(2.9, 1.5)]) is None
-    faint = np.concatenate([spectra, spectra[:3] * 0.01])
-    np.testing.assert_array_equal(shared_lines(faint, wavelength, [(2.9, 1.5)])[25:], 1)
 
 
 def test_ranges_are_corrected_each_by_itself_and_nothing_else():
