@@ -75,9 +75,10 @@ def shared_lines(
     if bright.size < MINIMUM_SPECTRA or wavenumber.size < 2:
         return None
     place = np.arange(wavenumber.size)
-    ln = np.array([np.interp(place, place[there[n]], np.log(spectra[n, there[n]])) for n in bright])
+    ln = np.empty((bright.size, place.size), np.float32)
+    for row, n in zip(ln, bright, strict=True):
+        row[:] = np.interp(place, place[there[n]], np.log(spectra[n, there[n]]))
     ln -= gaussian_filter1d(ln, CONTINUUM_SIGMA / np.median(np.abs(np.diff(wavenumber))), axis=1, mode="nearest")
-    ln = ln.astype(np.float32)
     periodograms = [Periodogram(wavenumber, period, half_width) for period, half_width in fringes]
     fringe = np.zeros_like(ln)
     for _ in range(ROUNDS):
@@ -88,7 +89,7 @@ def shared_lines(
             found, taken = _fringe_and_share(rest, strengths, periodogram)
             fringe += found
             lines -= taken
-    result = np.ones(spectra.shape)
+    result = np.ones_like(spectra)
     like_the_others = (ln - lines).std(axis=1) < ln.std(axis=1)
     result[bright[like_the_others]] = np.exp(lines[like_the_others])
     return result
@@ -146,8 +147,9 @@ def _fringe_and_share(rest: np.ndarray, basis: np.ndarray, periodogram: Periodog
     share = basis @ _share_of_lines(demodulated, basis)
     # Linear from sample to sample.
     modulate = np.maximum(0, 1 - np.abs(wavenumber - samples[:, np.newaxis]) / SAMPLE_STEP) * carrier
-    modulate = modulate.astype(np.complex64)
-    return ((demodulated + share) @ modulate).real, (share @ modulate).real
+    modulate = np.concatenate([modulate.real, -modulate.imag]).astype(rest.dtype)
+    fringe = demodulated + share
+    return tuple(np.concatenate([part.real, part.imag], axis=1) @ modulate for part in (fringe, share))
 
 
 def _share_of_lines(demodulated: np.ndarray, basis: np.ndarray) -> np.ndarray:
