@@ -116,8 +116,8 @@ def make_ramp(
     ramp = np.empty((groups, *SHAPE), dtype=np.uint16)
     for group in range(groups):
         charge += random.poisson(per_frame * GAIN) / GAIN if noise else per_frame
-        if cosmic_rays:
-            _hit(charge, random)
+        # Drawn in any case: an observation without cosmic rays has the noise of the same one with them.
+        _hit(charge if cosmic_rays else np.zeros(SHAPE), random)
         # Reference pixels have no detector material, and do not bend either.
         reading = np.where(reference, PEDESTAL, delinearise(np.minimum(PEDESTAL + charge, FULL_WELL * 1.3)))
         reading += reset[group]

@@ -152,8 +152,8 @@ def make_ramp(
     ramp = np.empty((groups, *SHAPE), dtype=np.uint16)
     for group in range(groups):
         charge += random.poisson(per_frame * GAIN) / GAIN if noise else per_frame
-        if cosmic_rays:
-            _hit(charge, random)
+        # Drawn in any case: an observation without cosmic rays has the noise of the same one with them.
+        _hit(charge if cosmic_rays else np.zeros(SHAPE), random)
         reading = bias + delinearise(np.minimum(charge, 1.3 * FULL_WELL))
         if noise:
             drift = np.repeat(random.normal(0, OUTPUT_DRIFT, NUMBER_OF_OUTPUTS), OUTPUT_ROWS)
