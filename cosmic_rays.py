@@ -11,9 +11,9 @@ Along the dispersion y, a pixel's spectrum is over some tens of pixels nearly a 
 with J_k the other exposures at the same detector pixel, J their mean, and x_l, y_l the four pixels next to it. Those
 see another place on the sky, but with the same wavelength, flat field and fringes: so no image is resampled, and the
 planet's motion and rotation, limbs and stripes do not matter; neighbours along y allow for Doppler shifts. The
-coefficients are least squares in running windows along y. The statistic is the difference of a pixel to what the others
-lead to expect, itself left out (with leverage h, the residual over 1 - h), in units of its error, that of the
-expectation included, or of the scatter found in its surroundings if that is larger.
+coefficients are least squares in running windows along y (`spectral_neighbours`). The statistic is the difference of a
+pixel to what the others lead to expect, itself left out, in units of its error, that of the expectation included, or of
+the scatter found in its surroundings if that is larger. The other exposures are freed of their own hits first.
 
 A hit stands out by `nsigma`, and is sharper along the dispersion than the instrument's line spread lets light be, which
 covers two pixels or so (Argyriou et al. 2023, A&A 675, A111; Jakobsen et al. 2022, A&A 661, A80): so no line of a moon,
@@ -34,24 +34,21 @@ from scipy.ndimage import binary_dilation
 from command_line import ArgumentParser, run_command
 from cubes import DQ, Cube, read_fits, write_cube
 from errors import FileFormatError, OptionError
-from medians import median_along_rows, nan_median
+from medians import nan_median
+from spectral_neighbours import along, beside, bridged, expect, median_around, scatter_around
 
 STEP = "cosmic_rays"
 EXPOSURE_TYPES = ("MIR_MRS", "NRS_IFU")
-# Coefficients are fitted in windows of five blocks of so many pixels along the dispersion; the outer two count half.
-BLOCK = 8
-WINDOW = (0.5, 1.0, 1.0, 1.0, 0.5)
 # How often to fit; from the second time on without pixels that deviate by more than `FIT_LIMIT` sigma.
 PASSES = 3
 FIT_LIMIT = 4.0
+# Height of the hits that the other exposures are freed of before.
+FIRST_SIGMA = 6.0
 # Pixels this many times the scatter around them away from the median there are left out of the first fit.
 FAR = 8.0
 # Columns from which the scatter along x is taken, and what it must come to.
 BESIDE = 9
 LEAST_SCATTER_BESIDE = 3.5
-# Relative; makes coefficients of spectra that are all alike definite.
-RIDGE = 1e-5
-MOST_LEVERAGE = 0.8
 # Both neighbours along the dispersion together have at least this share of the peak of an unresolved line, twice that
 # if the line spread has a FWHM of two pixels.
 LEAST_WINGS = 0.5
@@ -65,6 +62,7 @@ def find_cosmic_rays(
     error: np.ndarray,
     slices: np.ndarray,
     others: Sequence[np.ndarray],
+    other_errors: Sequence[np.ndarray],
     *,
     nsigma: float = 5.0,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -76,8 +74,9 @@ def find_cosmic_rays(
         (y, x), y along the dispersion, any unit. Pixels that are NaN in either are bad already, and never hits.
     slices
         (y, x) int, number of the slice that a pixel belongs to, negative between slices.
-    others
-        Exposures of the same detector and setting, one at least, each (y, x) in the unit of `image`, NaN where bad.
+    others, other_errors
+        Exposures of the same detector and setting, one at least, each (y, x) in the unit of `image`, NaN where bad, and
+        their errors.
     nsigma
         Height of the faintest hits to be found.
 
@@ -91,13 +90,15 @@ def find_cosmic_rays(
     Raises
     ------
     OptionError
-        If `nsigma` is not positive, the shapes differ or there are no others.
+        If `nsigma` is not positive, the shapes differ, there are no others or not as many errors.
     """
     if not len(others):
         raise OptionError("cosmic rays are found by comparison: give one other exposure at least.")
     if not nsigma > 0:
         raise OptionError(f"nsigma ({nsigma}) must be above zero.")
-    shapes = {np.shape(array) for array in (image, error, slices, *others)}
+    if len(other_errors) != len(others):
+        raise OptionError(f"{len(others)} other exposures need as many errors, not {len(other_errors)}.")
+    shapes = {np.shape(array) for array in (image, error, slices, *others, *other_errors)}
     if len(shapes) > 1:
         raise OptionError(f"exposures, errors and slices must have one shape, not {sorted(shapes)}.")
     hits = np.zeros(image.shape, bool)
@@ -106,129 +107,82 @@ def find_cosmic_rays(
         inside = slices == number
         rows, columns = (np.flatnonzero(inside.any(axis=axis)) for axis in (1, 0))
         box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-        values, errors, *compared = (np.where(inside[box], array[box], np.nan) for array in (image, error, *others))
-        found, value, value_error = _hits_in_slice(values, errors, compared, nsigma)
+        images, errors = [], []
+        for seen, uncertain in zip((image, *others), (error, *other_errors), strict=True):
+            known = inside[box] & np.isfinite(seen[box]) & (uncertain[box] > 0)
+            images.append(np.where(known, seen[box], np.nan))
+            errors.append(np.where(known, uncertain[box], np.inf))
+        found, value, value_error = _hits_in_slice(images, errors, nsigma)
         hits[box] |= found
         expected[box][found], expected_error[box][found] = value[found], value_error[found]
     return hits, expected, expected_error
 
 
 def _hits_in_slice(
-    values: np.ndarray, errors: np.ndarray, others: list[np.ndarray], nsigma: float
+    images: list[np.ndarray], all_errors: list[np.ndarray], nsigma: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    known = np.isfinite(values) & (errors > 0)
-    errors = np.where(known, errors, np.inf)
-    values = np.where(known, values, np.nan)
-    fixed = _spectra_of_others(others)
-    middle = _median_around(values)
-    deviation = (values - middle) / errors
-    far = np.abs(deviation) > FAR * _scatter_around(deviation)
-    fitted, smooth = known & ~far, np.where(far, middle, values)
+    """Of the first of some exposures; unknown values are NaN, their errors infinite."""
+    values, errors = images[0], all_errors[0]
+    others, reached = _without_hits(images[1:], all_errors[1:])
+    fixed = _spectra_of_others(others, all_errors[1:])
+    known = np.isfinite(values)
+    smooth, far = _without_far(values, errors)
+    fitted = known & ~far
     for number in range(PASSES):
         # A hit and what it left beside it would explain one another, so the first expectation is by the others alone.
-        spectra = fixed if number == 0 else [*_beside(_bridged(smooth)), *fixed]
-        expected, gain = _expect(values, spectra, errors, fitted)
+        own = [] if number == 0 else zip(beside(bridged(smooth)), beside(errors), strict=True)
+        spectra = [*own, *fixed]
+        expected, gain = expect(values, spectra, errors, fitted)
         deviation = (values - expected) / (errors * gain)
-        scatter = np.maximum(_scatter_around(deviation), _scatter_beside(deviation))
+        scatter = np.maximum(scatter_around(deviation), _scatter_beside(deviation))
         gain, deviation = gain * scatter, deviation / scatter
         # A hit must not raise what its neighbours are expected to be; hits in other exposures leave holes here.
         odd = _hits(deviation, values - expected, FIT_LIMIT)
         hole = _hits(-deviation, expected - values, FIT_LIMIT)
         fitted, smooth = known & ~odd & ~hole, np.where(odd, expected, values)
-    hits = _hits(deviation, values - expected, nsigma)
+    hits = _hits(deviation, values - expected, nsigma) & ~reached
     # The errors around a hit: its own has the noise of its charge.
-    return hits, expected, _median_around(np.where(known, errors, np.nan)) * gain
+    return hits, expected, median_around(np.where(known, errors, np.nan)) * gain
 
 
-def _spectra_of_others(others: list[np.ndarray]) -> list[np.ndarray]:
-    """The spectra that other exposures lend to the combination: each one's own, and those around it in their mean."""
+def _without_hits(images: list[np.ndarray], errors: list[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray]:
+    """The other exposures with NaN where a first look finds hits, and all pixels that these may have reached.
+
+    Through a negative coefficient such a hit would look like one in the exposure itself, which for that reason has no
+    part in this.
+    """
+    first = [_without_far(image, error) for image, error in zip(images, errors, strict=True)]
+    smooth = [bridged(image) for image, _ in first]
+    cleaned, reached = [], np.zeros(images[0].shape, bool)
+    for number, (image, error) in enumerate(zip(images, errors, strict=True)):
+        spectra = [*zip(beside(smooth[number]), beside(error), strict=True)]
+        spectra += [(smooth[k], errors[k]) for k in range(len(images)) if k != number]
+        expected, gain = expect(image, spectra, error, np.isfinite(image) & ~first[number][1])
+        deviation = (image - expected) / (error * gain)
+        hits = _hits(deviation / scatter_around(deviation), image - expected, FIRST_SIGMA)
+        cleaned.append(np.where(hits, np.nan, image))
+        reached |= binary_dilation(hits, np.ones((3, 3)))
+    return cleaned, reached
+
+
+def _without_far(values: np.ndarray, errors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Values with the median around them where they are far from it, and where that is."""
+    middle = median_around(values)
+    deviation = (values - middle) / errors
+    far = np.abs(deviation) > FAR * scatter_around(deviation)
+    return np.where(far, middle, values), far
+
+
+def _spectra_of_others(others: list[np.ndarray], errors: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """What others lend to the combination, each with its error: their spectra, and those around their mean."""
     known = np.isfinite(others)
     count = known.sum(axis=0)
-    mean = _bridged(np.where(known, others, 0).sum(axis=0) / np.where(count, count, np.nan))
-    return [*(_bridged(values) for values in others), *_beside(mean), *_along(mean, beyond=mean)]
-
-
-def _bridged(values: np.ndarray) -> np.ndarray:
-    """Values with those missing between two pairs along y interpolated by a cubic."""
-    edge = np.full((2, values.shape[1]), np.nan)
-    padded = np.vstack([edge, values, edge])
-    bridge = (9 * (padded[1:-3] + padded[3:-1]) - padded[:-4] - padded[4:]) / 16
-    return np.where(np.isnan(values), bridge, values)
-
-
-def _beside(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What lies left and right of each pixel; beyond the slice's edge, what lies on its other side."""
-    edge = np.full((len(values), 1), np.nan)
-    left, right = np.hstack([edge, values[:, :-1]]), np.hstack([values[:, 1:], edge])
-    return np.where(np.isnan(left), right, left), np.where(np.isnan(right), left, right)
-
-
-def _along(values: np.ndarray, beyond: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
-    """What lies below and above each pixel; where there is nothing, what is in `beyond`."""
-    edge = np.full((1, values.shape[1]), np.nan)
-    below, above = np.vstack([edge, values[:-1]]), np.vstack([values[1:], edge])
-    return np.where(np.isnan(below), beyond, below), np.where(np.isnan(above), beyond, above)
-
-
-def _expect(
-    values: np.ndarray, spectra: list[np.ndarray], errors: np.ndarray, fitted: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """What each pixel should be, itself left out, and the error of its difference to that in units of its own.
-
-    Parameters
-    ----------
-    values, errors
-        (y, x).
-    spectra
-        What is combined, besides a constant, each (y, x).
-    fitted
-        bool, pixels that the coefficients are fitted to.
-    """
-    terms = np.stack([np.ones_like(values), *spectra], axis=-1)
-    usable = np.isfinite(terms).all(axis=-1)
-    terms = np.where(usable[..., None], terms, 0)
-    weight = np.where(fitted & usable, 1 / errors, 0)[..., None]
-    design, target = _in_blocks(terms * weight), _in_blocks(np.nan_to_num(values)[..., None] * weight)
-    transposed = design.swapaxes(-1, -2)
-    normal, right = _over_windows(transposed @ design), _over_windows(transposed @ target)
-    scale = np.sqrt(np.maximum(np.einsum("...ii->...i", normal), 1e-30))[..., None]
-    normal = normal / scale / scale.swapaxes(-1, -2) + RIDGE * np.eye(normal.shape[-1])
-    inverse = np.linalg.inv(normal) / scale / scale.swapaxes(-1, -2)
-    coefficients = _at_pixels((inverse @ right)[..., 0], len(values))
-    leverage = ((design @ inverse) * design).sum(axis=-1).swapaxes(1, 2).reshape(-1, values.shape[1])[: len(values)]
-    left = 1 - np.minimum(leverage, MOST_LEVERAGE)
-    with_itself = np.where(usable, (coefficients * terms).sum(axis=-1), np.nan)
-    # What others add to the noise: taken as equal to the pixel's own error, also for their mean, which has less.
-    gain = np.sqrt((1 + (coefficients[..., 1:] ** 2).sum(axis=-1)) / left)
-    return values - (values - with_itself) / left, gain
-
-
-def _in_blocks(values: np.ndarray) -> np.ndarray:
-    """(y, x, ...) as (block, x, y in block, ...), filled up with zeros."""
-    ny, *rest = values.shape
-    count = -(-ny // BLOCK)
-    padded = np.concatenate([values, np.zeros((count * BLOCK - ny, *rest))])
-    return padded.reshape(count, BLOCK, *rest).swapaxes(1, 2)
-
-
-def _over_windows(sums: np.ndarray) -> np.ndarray:
-    half = len(WINDOW) // 2
-    edge = np.zeros((half, *sums.shape[1:]))
-    padded = np.concatenate([edge, sums, edge])
-    return sum(weight * padded[k : k + len(sums)] for k, weight in enumerate(WINDOW))
-
-
-def _at_pixels(coefficients: np.ndarray, ny: int) -> np.ndarray:
-    """Coefficients (block, x, k), interpolated between the blocks' middles: (y, x, k)."""
-    place = np.clip((np.arange(ny) + 0.5) / BLOCK - 0.5, 0, len(coefficients) - 1)
-    low = place.astype(int)
-    share = (place - low)[:, None, None]
-    return coefficients[low] * (1 - share) + coefficients[np.minimum(low + 1, len(coefficients) - 1)] * share
-
-
-def _scatter_around(deviation: np.ndarray) -> np.ndarray:
-    """Robust scatter in the window around each pixel, where that is larger than one; one where there is nothing."""
-    return np.fmax(1.4826 * _median_around(np.abs(deviation)), 1.0)
+    count = np.where(count, count, np.nan)
+    mean = bridged(np.where(known, others, 0).sum(axis=0) / count)
+    error = np.sqrt((np.where(known, errors, 0) ** 2).sum(axis=0)) / count
+    around = [*beside(mean), *along(mean, beyond=mean)]
+    errors_around = [*beside(error), *along(error, beyond=error)]
+    return [*zip(map(bridged, others), errors, strict=True), *zip(around, errors_around, strict=True)]
 
 
 def _scatter_beside(deviation: np.ndarray) -> np.ndarray:
@@ -239,24 +193,12 @@ def _scatter_beside(deviation: np.ndarray) -> np.ndarray:
     return np.where(scatter > LEAST_SCATTER_BESIDE, scatter, 1.0)
 
 
-def _median_around(values: np.ndarray) -> np.ndarray:
-    """Median along y in the window around each pixel, (y, x); NaN where there is no value."""
-    ny, nx = values.shape
-    half = len(WINDOW) // 2
-    count = -(-ny // BLOCK)
-    padded = np.full(((count + 2 * half) * BLOCK, nx), np.nan, np.float32)
-    padded[half * BLOCK : half * BLOCK + ny] = values
-    windows = np.lib.stride_tricks.sliding_window_view(padded, len(WINDOW) * BLOCK, axis=0)[::BLOCK]
-    median = median_along_rows(windows.reshape(count * nx, -1)).reshape(count, nx)
-    return np.repeat(median, BLOCK, axis=0)[:ny]
-
-
 def _hits(deviation: np.ndarray, excess: np.ndarray, nsigma: float) -> np.ndarray:
     """Peaks that no line spread could have made, with the pixels around them that stand out, too.
 
     How sharp they are is told by the excess, in the unit of the image: a hit has a larger error than what is beside it.
     """
-    below, above = _along(excess, beyond=np.nan)
+    below, above = along(excess, beyond=np.nan)
     below, above = np.where(np.isnan(below), above, below), np.where(np.isnan(above), below, above)
     high = (deviation > nsigma) & (excess >= below) & (excess >= above)
     sharp = high & (below + above < LEAST_WINGS * excess)
@@ -294,7 +236,7 @@ def mend_cosmic_rays_file(
     exposure = read_exposure_file(path_in)
     facts: dict[str, Any] = {"notes": [], "warnings": [], "hits": 0}
     if others:
-        facts["hits"] = _mend(exposure, [_image(read_exposure_file(Path(path))) for path in others], nsigma)
+        facts["hits"] = _mend(exposure, [read_exposure_file(Path(path)) for path in others], nsigma)
         facts["notes"].append(f"{facts['hits']} pixels hit, by comparison with {len(others)} other exposures")
     else:
         facts["warnings"].append(f"{path_in.name}: no other exposure is left to find cosmic rays by comparison with")
@@ -304,11 +246,12 @@ def mend_cosmic_rays_file(
     return facts
 
 
-def _mend(exposure: Cube, others: list[np.ndarray], nsigma: float) -> int:
-    arrays = (_image(exposure), exposure.err, slice_numbers(exposure), *others)
+def _mend(exposure: Cube, others: list[Cube], nsigma: float) -> int:
+    arrays = (_image(exposure), exposure.err, slice_numbers(exposure), *map(_image, others), *(o.err for o in others))
     along_x = exposure.sci_header.get("DISPAXIS") == 1
     image, error, slices, *compared = (array.T if along_x else array for array in arrays)
-    found = find_cosmic_rays(image, error, slices, compared, nsigma=nsigma)
+    count = len(others)
+    found = find_cosmic_rays(image, error, slices, compared[:count], compared[count:], nsigma=nsigma)
     hits, expected, expected_error = (array.T if along_x else array for array in found)
     for name in VARIANCES:
         if name in exposure.hdul and exposure.hdul[name].shape == hits.shape:

@@ -66,7 +66,7 @@ def test_hits_are_found_and_mended_and_nothing_else_is(seed):
     struck, place = strike(images[0], errors[0], slices, random, heights)
     raised = struck != images[0]
     grown = np.sqrt(errors[0] ** 2 + np.where(raised, struck - images[0], 0) / 10)
-    hits, expected, expected_error = find_cosmic_rays(struck, grown, slices, images[1:])
+    hits, expected, expected_error = find_cosmic_rays(struck, grown, slices, images[1:], errors[1:])
     assert hits[place].mean() > 0.75 and hits[place][heights > 30].mean() > 0.85
     assert np.mean(hits[(slices >= 0) & ~raised]) < 1e-3
     # What hits leave of more than five sigma; where they are less crowded, ten times less (below).
@@ -82,7 +82,7 @@ def test_hits_are_found_and_mended_and_nothing_else_is(seed):
 @pytest.mark.parametrize("count", [2, 3, 4])
 def test_a_moving_planet_without_hits_is_left_alone(seed, count):
     images, errors, slices = observe(seed, count)
-    hits, *_ = find_cosmic_rays(images[0], errors[0], slices, images[1:])
+    hits, *_ = find_cosmic_rays(images[0], errors[0], slices, images[1:], errors[1:])
     assert hits.sum() <= 1e-3 * np.sum(slices >= 0)
 
 
@@ -96,8 +96,8 @@ def test_an_unresolved_line_that_one_dither_alone_sees_is_no_hit(phase, height):
     for row in (30, 120, 200):
         line += np.exp(-(((y - row - phase) / 0.85) ** 2 + ((x - 27 - phase) / 0.6) ** 2) / 2)
     seen = images[0] + height * np.nanmedian(errors[0]) * line
-    before, *_ = find_cosmic_rays(images[0], errors[0], slices, images[1:])
-    hits, *_ = find_cosmic_rays(seen, errors[0], slices, images[1:])
+    before, *_ = find_cosmic_rays(images[0], errors[0], slices, images[1:], errors[1:])
+    hits, *_ = find_cosmic_rays(seen, errors[0], slices, images[1:], errors[1:])
     assert not np.any(hits & ~before & (line > 0.05))
 
 
@@ -111,7 +111,7 @@ def test_an_exact_combination_gives_back_the_values_that_were_hit():
     place = ([0, 5, 100, 100, 239, 57], [0, 15, 19, 40, 53, 72])
     struck = truth.copy()
     struck[place] += [30, 50, 1000, 1e5, 200, 40]
-    hits, expected, expected_error = find_cosmic_rays(struck, error, slices, others)
+    hits, expected, expected_error = find_cosmic_rays(struck, error, slices, others, [0.01 * error] * 3)
     assert sorted(zip(*np.nonzero(hits), strict=True)) == sorted(zip(*place, strict=True))
     np.testing.assert_allclose(expected[hits], truth[hits], atol=1.0)
     assert np.all((expected_error[hits] > 2) & (expected_error[hits] < 4)) and np.all(np.isnan(expected[~hits]))
@@ -123,12 +123,12 @@ def test_hits_beside_bad_pixels_are_found_and_bad_pixels_are_not():
     bad = np.random.default_rng(1).random(slices.shape) < 0.02
     for image in images:
         image[bad] = np.nan
-    hits, *_ = find_cosmic_rays(images[0], errors[0], slices, images[1:])
+    hits, *_ = find_cosmic_rays(images[0], errors[0], slices, images[1:], errors[1:])
     assert not np.any(hits & bad) and hits.sum() <= 1e-3 * np.sum(slices >= 0)
     beside = np.argwhere(np.roll(bad, 1, axis=1) & ~bad & np.isfinite(images[0]))[::5]
     place = tuple(beside.T)
     images[0][place] += 40 * errors[0][place]
-    hits, *_ = find_cosmic_rays(images[0], errors[0], slices, images[1:])
+    hits, *_ = find_cosmic_rays(images[0], errors[0], slices, images[1:], errors[1:])
     assert hits[place].mean() > 0.8
 
 
@@ -179,11 +179,13 @@ def test_without_others_an_exposure_stays_as_it_is_and_says_so(tmp_path):
 def test_what_cannot_be_compared_is_refused(tmp_path):
     images, errors, slices = observe(161, 2)
     with pytest.raises(OptionError, match="one other exposure"):
-        find_cosmic_rays(images[0], errors[0], slices, [])
+        find_cosmic_rays(images[0], errors[0], slices, [], [])
     with pytest.raises(OptionError, match="nsigma"):
-        find_cosmic_rays(images[0], errors[0], slices, images[1:], nsigma=0)
+        find_cosmic_rays(images[0], errors[0], slices, images[1:], errors[1:], nsigma=0)
     with pytest.raises(OptionError, match="one shape"):
-        find_cosmic_rays(images[0], errors[0], slices, [images[1][1:]])
+        find_cosmic_rays(images[0], errors[0], slices, [images[1][1:]], errors[1:])
+    with pytest.raises(OptionError, match="as many errors"):
+        find_cosmic_rays(images[0], errors[0], slices, images[1:], errors)
     path = write_exposure(tmp_path / "a_cal.fits", images[0], errors[0], slices, kind="MIR_IMAGE")
     with pytest.raises(FileFormatError, match="no calibrated IFU exposure"):
         mend_cosmic_rays_file(path, tmp_path / "a_crf.fits", [path])
