@@ -40,6 +40,7 @@ _LEAST_COVERAGE, _GOOD_COVERAGE = 0.25, 0.7
 _LEAST_DITHER_STEP = 1.0  # spaxels
 
 _PLANES = ("LAT", "LON", "EMISSION")
+_USED = (*_PLANES, "DOPPLER_BARY", "DISTANCE_RINGS")
 _SAME_BAND = ("INSTRUME", "CHANNEL", "BAND", "FILTER", "GRATING")
 
 
@@ -145,6 +146,12 @@ def _check_dithers(cubes: list[Cube]) -> None:
         missing = [name for name in _PLANES if name not in cube.hdul]
         if missing:
             raise FileFormatError(f"{cube.path} has no backplane {', '.join(missing)}: run navigate.py on it first.")
+        odd = [name for name in _USED if name in cube.hdul and cube.hdul[name].shape != cube.shape[1:]]
+        if odd:
+            raise FileFormatError(
+                f"{cube.path} has backplanes of another shape than its images ({', '.join(odd)}): run navigate.py on "
+                "it again."
+            )
         for key in _SAME_BAND:
             if cube.header.get(key) != first.header.get(key):
                 raise InputError(
