@@ -17,7 +17,7 @@ import numpy as np
 
 from cubes import DQ
 from ramp_pairs import Pair, blocks
-from saturation_onset import LIKELY, MARGIN, Onset, is_low
+from saturation_onset import LIKELY, MARGIN, Onset, is_low, outnumber
 
 MISSING, PARTIAL, OUTLIER = 1, 2, 3
 ROUNDS = 2  # in which saturation is followed from voxel to voxel
@@ -81,7 +81,8 @@ def by_onset(
         `usable`, of each ramp.
     coverage
         Number of detector pixels in each voxel, of each ramp, or None. A longer ramp that has fewer than the shorter
-        one has lost the brightest, and its value is wrong however faint the voxel is.
+        one has lost the brightest, and its value is wrong however faint the voxel is; unless as many voxels as bright
+        have more, since something else (outlier detection) drops pixels from both.
     thresholds
         Those of 'Onset' count.
 
@@ -96,6 +97,10 @@ def by_onset(
     best, error, known = sci[last], err[last], has_data[last]
     covered = None if coverage is None else coverage[last]
     ramp = np.full(best.shape, last, np.int8)
+    # The ramp of voxels that the longest one has lost: they need not be compared with it, and nothing but noise is
+    # lost by a shorter one, so that a ramp is left out on suspicion. To compare by, such a choice of low values would
+    # be too high.
+    cautious = ramp.copy()
     desat_type = np.zeros(best.shape, np.uint8)
     onsets = []
     for number in range(last - 1, -1, -1):
@@ -105,20 +110,26 @@ def by_onset(
         if coverage is not None:
             other = np.flatnonzero(whole & (coverage[number] != covered))
             whole.ravel()[other] = False
-            lost = other[coverage[number].ravel()[other] < covered.ravel()[other]]
-            desat_type.ravel()[lost] = PARTIAL
         pair = Pair(long, long_error, best, error, whole, known)
+        if coverage is not None:
+            is_less = coverage[number].ravel()[other] < covered.ravel()[other]
+            lost, more = other[is_less], other[~is_less]
+            lost = lost[outnumber(pair.brightness(lost), pair.brightness(more))]
+            desat_type.ravel()[lost] = PARTIAL
         onset = pair.compare(thresholds.onset_drop)
         onsets.append(onset)
         high, low = pair.candidates(onset, 1 + thresholds.outlier_excess)
         high = high[pair.deviation(onset, high) > thresholds.outlier_sigma]
         desat_type.ravel()[high] = OUTLIER
-        _add_partially_saturated(desat_type, pair, onset, low)
-        not_taken = desat_type != 0
-        kept = np.flatnonzero(not_taken)
-        np.putmask(ramp, ~not_taken, number)
+        suspects = _add_partially_saturated(desat_type, pair, onset, low)
+        taken = desat_type == 0
+        np.putmask(ramp, taken, number)
         if number == 0:
+            np.copyto(ramp, cautious, where=~taken)
             break
+        kept = np.flatnonzero(~taken)
+        taken.ravel()[suspects] = False
+        np.putmask(cautious, taken, number)
         # From here on what is known is on the scale of this ramp.
         best = _updated(long, best, kept, onset.ratio)
         error = _updated(long_error, error, kept, onset.ratio)
@@ -134,14 +145,18 @@ def _updated(cube: np.ndarray, known: np.ndarray, kept: np.ndarray, ratio: float
     return cube
 
 
-def _add_partially_saturated(desat_type: np.ndarray, pair: Pair, onset: Onset, places: np.ndarray) -> None:
-    """Mark those of the candidates that are partially saturated, following it from voxel to voxel; in place."""
+def _add_partially_saturated(desat_type: np.ndarray, pair: Pair, onset: Onset, places: np.ndarray) -> np.ndarray:
+    """Mark those of the candidates that are partially saturated, following it from voxel to voxel; in place.
+
+    Returns flat indices of those that may be: bright enough for it, and low by so little that it may be chance, too.
+    """
     if not places.size:
-        return
+        return places
     z = pair.deviation(onset, places)
     likely = z < -LIKELY
     places, z, tested = places[likely], z[likely], places.size
     level = pair.brightness(places)
+    suspects = places[level >= MARGIN * onset.brightness]
     low = is_low(onset, z, pair.smooth_deviation(onset, places), level, tested)
     places, level = places[low], level[low]
     hit = pair.shorter_is_hit(onset, places)
@@ -154,6 +169,7 @@ def _add_partially_saturated(desat_type: np.ndarray, pair: Pair, onset: Onset, p
         places = places[~found]
         found = _beside_saturated(desat_type, places)
     desat_type.ravel()[places[found]] = PARTIAL
+    return suspects
 
 
 def _beside_saturated(desat_type: np.ndarray, places: np.ndarray) -> np.ndarray:

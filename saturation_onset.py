@@ -29,10 +29,17 @@ SYSTEMATIC = 0.0005  # by how much ramps may differ, however little noise there 
 FAR = 4.0  # sigma: hardly by chance
 SHARE_OF_ONSET = 0.02  # share of affected voxels that makes a bin affected
 MOST, NEARLY_ALL = 0.5, 0.9
-THRESHOLDS = (3.0, 3.5)  # sigma, where nearly all and where most voxels are affected
-LIKELY = 2.0  # sigma that a voxel must be low itself, where its neighbours along wavelength tell more
-LIKE_ITS_NEIGHBOURS = 0.5  # of their mean deviation, that a voxel must have then
-FALSE_ALARMS = 0.5  # expected among all voxels that are tested, where few are affected
+THRESHOLDS = (3.5, 3.8)  # sigma, where nearly all and where most voxels are affected
+LIKELY = 2.0  # sigma by which a voxel is low enough to be looked at
+# Where its neighbours along wavelength tell more: sigma that a voxel must be low itself, and what part of their mean
+# deviation. Sound voxels beside saturated ones are many: they must not fall to their neighbours' share in the mean.
+LOW_WITH_NEIGHBOURS = 3.5
+LIKE_ITS_NEIGHBOURS = 0.9
+FALSE_ALARMS = 0.05  # expected among all voxels that are tested, where few are affected
+ALIKE_BRIGHTNESS = 1.25  # factor
+# Voxels that have lost pixels have done so by saturation if they are this many times those that have gained some, or if
+# the latter are few.
+OUTNUMBERED, FEW_GAINED = 3, 8
 MARGIN = 0.85  # of the onset: from here on single voxels may be affected
 
 
@@ -195,11 +202,33 @@ def is_low(onset: Onset, z: np.ndarray, smooth_z: np.ndarray, brightness: np.nda
     Returns
     -------
     numpy.ndarray of bool
-        Those that are low by 4 sigma or, if these are many, by more, alone or (if by 2 sigma and half as much as their
-        neighbours) with their neighbours in wavelength; by less where most voxels of that brightness are affected.
+        Those that are low by 4 sigma or, if these are many, by more, alone or (if by 3.5 sigma and nearly as much as
+        their neighbours) with these in wavelength; by less where most voxels of that brightness are affected.
     """
     share = np.array([0.0, *onset.share])[np.searchsorted(onset.edges, brightness, side="right")]
     far = max(FAR, -float(ndtri(FALSE_ALARMS / max(tested, 1))))
     threshold = np.select([share >= NEARLY_ALL, share >= MOST], THRESHOLDS, far)
-    alike = z < np.minimum(-LIKELY, LIKE_ITS_NEIGHBOURS * 3**-0.5 * smooth_z)
+    alike = z < np.minimum(-LOW_WITH_NEIGHBOURS, LIKE_ITS_NEIGHBOURS * 3**-0.5 * smooth_z)
     return (z < -threshold) | (alike & (smooth_z < -threshold))
+
+
+def outnumber(lost: np.ndarray, gained: np.ndarray) -> np.ndarray:
+    """Which voxels have lost pixels by saturation: where, of like brightness, far more have than have gained some.
+
+    Parameters
+    ----------
+    lost, gained
+        Brightness of the voxels that in the longer ramp have fewer pixels than in the shorter, and more.
+
+    Returns
+    -------
+    numpy.ndarray of bool
+        As `lost`.
+    """
+    counts = []
+    for levels in (lost, gained):
+        levels = np.sort(levels)
+        ends = np.maximum(lost, 0) * ALIKE_BRIGHTNESS, np.maximum(lost, 0) / ALIKE_BRIGHTNESS
+        above, below = (np.searchsorted(levels, end, side) for end, side in zip(ends, ("right", "left"), strict=True))
+        counts.append(above - below)
+    return (counts[1] < FEW_GAINED) | (counts[0] > OUTNUMBERED * counts[1])

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from desaturate import desaturate_cubes
+
 PIXELS = 4
 PARTIAL_RANGE = 1.08  # wells are flagged from this times the charge at which pixels begin to bend
 DEEPEST = 0.1  # how much too low a pixel reads just before it is flagged
@@ -89,3 +91,10 @@ def make_ramps(
         result.lost.append((count < PIXELS) & ~outside)
         result.hit.append(struck[:n].any(axis=(0, -1)) & ~outside)
     return result
+
+
+def merge(ramps, coverage=True, **options):
+    """Merge simulated ramps; values, errors, number of the ramp and reason."""
+    cover = ramps.coverage if coverage else None
+    merged = desaturate_cubes(ramps.sci, ramps.err, ramps.dq, cover, **options)
+    return merged.pick(ramps.sci), merged.pick(ramps.err), merged

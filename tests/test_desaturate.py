@@ -1,47 +1,32 @@
 """Desaturation against simulated truth, and against plain loops written from the rules alone."""
 
 import math
-import warnings
 
 import numpy as np
 import pytest
-from astropy.io import fits
-from conftest import run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from saturating import make_ramps
+from saturating import make_ramps, merge
 
 import desaturate
 from benchmarks.reference_desaturate import reference_factors, reference_onset, reference_steps, reference_usable
-from cubes import read_cube
-from desaturate import desaturate_cubes, desaturate_files
+from desaturate import desaturate_cubes
 from desaturation_rules import Thresholds, by_factors, by_onset, limit_steps, usable
-from errors import InputError, OptionError
 from ramp_pairs import Pair
 from saturation_onset import Onset, compare_ramps, deviation, is_low, sum_of_three
-from simulate.cubes import simulate_cube
-from simulate.kernels import write_kernels
-from simulate.scene import Scene
 
-UTC = "2022-11-13T10:00:00"
 T = Thresholds()
 
 
-# Pixels bend here at any charge in a wide range: clean voxels lie among those that are not, and a few look like them.
-FEW = 3e-4
+# Pixels bend here at any charge in a wide range: clean voxels lie among those that are not, and one or two of some
+# 20,000 look like them.
+FEW = 1e-4
 
 
 def share_changed(merged, ramps):
     """Share of the clean voxels that have been replaced."""
     return (merged.desat_type[ramps.clean] > 0).mean()
-
-
-def merge(ramps, coverage=True, **options):
-    """Merge simulated ramps; values, errors, number of the ramp and reason."""
-    cover = ramps.coverage if coverage else None
-    merged = desaturate_cubes(ramps.sci, ramps.err, ramps.dq, cover, **options)
-    return merged.pick(ramps.sci), merged.pick(ramps.err), merged
 
 
 # --- truth ----------------------------------------------------------------------------------------------------------
@@ -64,6 +49,37 @@ def test_saturated_voxels_are_recovered_and_no_others_changed(seed, snr):
     untouched = merged.desat_type == 0
     np.testing.assert_array_equal(sci[untouched], ramps.sci[0][untouched])
     np.testing.assert_array_equal(err[untouched], ramps.err[0][untouched])
+
+
+@pytest.mark.parametrize("snr", [30.0, 100.0, 300.0, 1000.0])
+def test_at_most_one_clean_voxel_in_a_hundred_thousand_is_changed(snr):
+    """Clean are those in which no pixel bends, though they lie among such as do."""
+    clean = changed = 0
+    for seed in (20, 21, 22):
+        for groups in ((5, 4, 3, 2, 1), (5, 3, 1)):
+            ramps = make_ramps(groups, seed=seed, snr=snr, well=5.0)
+            clean += ramps.clean.sum()
+            changed += (
+                desaturate_cubes(ramps.sci, ramps.err, ramps.dq, ramps.coverage).desat_type[ramps.clean] > 0
+            ).sum()
+    assert clean > 390_000
+    # So few come by chance in one case of a hundred where 4 are expected.
+    assert changed <= 9
+
+
+def test_pixels_lost_for_other_reasons_are_not_taken_for_saturation():
+    """Outlier detection drops other pixels from the combined cube of each ramp length."""
+    ramps = make_ramps((5, 3, 1), seed=6, well=3.0)
+    random = np.random.default_rng(6)
+    dropped = [(random.random(ramps.truth.shape) < 0.01) & (count > 1) for count in ramps.coverage]
+    coverage = [count - part for count, part in zip(ramps.coverage, dropped, strict=True)]
+    merged = desaturate_cubes(ramps.sci, ramps.err, ramps.dq, coverage)
+    dark = ramps.clean & (ramps.truth * 5 / 3.0 < 0.6)
+    assert (dark & dropped[0]).sum() > 200
+    assert (merged.desat_type[dark & dropped[0]] > 0).mean() < 0.1
+    part = ramps.lost[0] & (ramps.coverage[0] > 0)
+    assert part.sum() > 1000
+    assert (merged.desat_type[part] == 2).mean() > 0.995
 
 
 def test_reasons_and_ramps_are_right():
@@ -252,12 +268,12 @@ def test_low_voxels_agree_with_a_plain_loop():
     onset = Onset(1.0, 0.0, (1.5, 2.0), 10.0, (10.0, 20.0, 30.0), (0.1, 0.6, 0.95))
     brightness = random.uniform(0, 40, 600)
     z, smooth = random.normal(-2, 4, (2, 600)).astype(np.float32)
-    for tested, far in ((100, 4.0), (10**6, 4.8916)):
+    for tested, far in ((100, 4.0), (10**6, 5.3267)):
         got = is_low(onset, z, smooth, brightness, tested)
         for low, value, three, b in zip(got, z, smooth, brightness, strict=True):
-            limit = 3.0 if b >= 30 else 3.5 if b >= 20 else far
+            limit = 3.5 if b >= 30 else 3.8 if b >= 20 else far
             # The mean of the three is their sum over sqrt(3), over sqrt(3).
-            alike = value < -2 and value < 0.5 * three / math.sqrt(3)
+            alike = value < -3.5 and value < 0.9 * three / math.sqrt(3)
             assert low == (value < -limit or (alike and three < -limit))
 
 
@@ -314,160 +330,3 @@ def test_onset_is_found_where_it_is(depth):
     assert onset.ratio == pytest.approx(1, abs=3e-4)
     assert onset.noise[0] == pytest.approx(math.hypot(0.004, 0.003) / (0.004 * math.sqrt(2.25)), rel=0.1)
     assert onset.share[-1] > 0.5
-
-
-# --- files ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def scene(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("kernels")
-    write_kernels(directory, UTC, UTC, "neptune")
-    return Scene("neptune", directory)
-
-
-@pytest.fixture(scope="module")
-def files(scene, tmp_path_factory):
-    """Five cubes of channel 3 with the simulated ramps in them, and the ramps."""
-    directory = tmp_path_factory.mktemp("cubes")
-    ramps = make_ramps(shape=(60, 24, 26))
-    base = simulate_cube(scene, UTC, directory / "base_s3d.fits", "3", n_wave=60, shape=(24, 26))
-    paths = [write_ramp(base, directory / f"{n}_s3d.fits", ramps, i) for i, n in enumerate(ramps.groups)]
-    return paths, ramps
-
-
-def write_ramp(base, path, ramps, number, **header):
-    with fits.open(base) as hdul:
-        hdul["SCI"].data[:], hdul["ERR"].data[:] = ramps.sci[number], ramps.err[number]
-        hdul["DQ"].data[:], hdul["WMAP"].data[:] = ramps.dq[number], ramps.coverage[number]
-        hdul.append(fits.ImageHDU(np.full((24, 26), float(number)), name="LAT"))
-        for key, value in {"NGROUPS": ramps.groups[number], **header}.items():
-            hdul[0].header[key] = value
-        hdul.writeto(path)
-    return path
-
-
-def test_file_has_the_merged_cube_and_all_that_the_longest_had(files, tmp_path):
-    paths, ramps = files
-    facts = desaturate_files([paths[i] for i in (2, 0, 4, 1, 3)], tmp_path / "out_s3d.fits")
-    assert facts["groups"] == ramps.groups
-    assert facts["warnings"] == []
-    sci, err, merged = merge(ramps)
-    cube, longest = read_cube(tmp_path / "out_s3d.fits"), read_cube(paths[0])
-    np.testing.assert_array_equal(cube.sci, sci)
-    np.testing.assert_array_equal(cube.err, err)
-    np.testing.assert_array_equal(cube.hdul["DESAT_TYPE"].data, merged.desat_type)
-    used = cube.hdul["NGROUPS"].data
-    np.testing.assert_array_equal(used, np.where(merged.has_data, np.array(ramps.groups)[merged.ramp], 0))
-    assert not cube.good[used == 0].any()
-    assert [hdu.name for hdu in cube.hdul] == [hdu.name for hdu in longest.hdul] + ["NGROUPS", "DESAT_TYPE"]
-    np.testing.assert_array_equal(cube.hdul["LAT"].data, longest.hdul["LAT"].data)
-    np.testing.assert_array_equal(cube.hdul["WMAP"].data, merged.pick(ramps.coverage))
-    untouched = merged.desat_type == 0
-    for name in ("SCI", "ERR", "DQ"):
-        np.testing.assert_array_equal(cube.hdul[name].data[untouched], longest.hdul[name].data[untouched])
-    header = cube.header
-    assert header["REDUCT1"] == "Desaturated"
-    assert header["NGROUPS"] == 5
-    assert header["DESATURATE METHOD"] == "onset"
-    assert header["DESATURATE FLUX_RATIO_5_4"] == pytest.approx(1, abs=0.01)
-    assert facts["replaced"] == {k: int((merged.desat_type == k).sum()) for k in (1, 2, 3)}
-
-
-def test_file_opens_in_jwst_without_a_warning(files, tmp_path):
-    from stdatamodels.jwst import datamodels
-
-    desaturate_files(files[0], tmp_path / "out_s3d.fits")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        with datamodels.open(tmp_path / "out_s3d.fits") as model:
-            assert isinstance(model, datamodels.IFUCubeModel)
-            assert model.data.shape == (60, 24, 26)
-
-
-def test_ratio_is_applied_on_request(files, tmp_path, scene):
-    paths, ramps = files
-    bright = write_ramp(paths[3], tmp_path / "bright.fits", ramps, 3)
-    with fits.open(bright, mode="update") as hdul:
-        hdul["SCI"].data *= np.float32(1.02)
-        hdul["ERR"].data *= np.float32(1.02)
-    for apply_ratio, excess in ((False, 0.02), (True, 0.0)):
-        desaturate_files([paths[0], bright], tmp_path / "out_s3d.fits", apply_ratio=apply_ratio)
-        cube = read_cube(tmp_path / "out_s3d.fits")
-        taken = (cube.hdul["NGROUPS"].data == 2) & ~ramps.lost[3] & (ramps.bent[3] == 0)
-        assert np.median(cube.sci[taken] / ramps.truth[taken]) == pytest.approx(1 + excess, abs=1e-3)
-        pull = (cube.sci - ramps.truth * (1 + excess))[taken] / cube.err[taken]
-        assert 0.8 < 1.4826 * np.median(np.abs(pull)) < 1.2
-
-
-def test_one_group_is_the_last_resort_in_channels_1_and_2(files, tmp_path):
-    paths, ramps = files
-    cubes = [write_ramp(path, tmp_path / path.name, ramps, i, CHANNEL="2") for i, path in enumerate(paths)]
-    facts = desaturate_files(cubes, tmp_path / "out_s3d.fits")
-    assert facts["groups"] == [5, 4, 3, 2, 1]
-    cube = read_cube(tmp_path / "out_s3d.fits")
-    # In two groups they have lost pixels, or all of them: the first group is all there is.
-    nowhere_else = ramps.lost[3] & (ramps.coverage[4] > ramps.coverage[3])
-    assert nowhere_else.sum() > 20
-    assert any(f"{nowhere_else.sum()} voxels from ramps of fewer than 2" in note for note in facts["notes"])
-    np.testing.assert_array_equal(cube.hdul["NGROUPS"].data == 1, nowhere_else)
-    missing = cube.hdul["DESAT_TYPE"].data[nowhere_else] == 1
-    np.testing.assert_array_equal(missing, (ramps.coverage[0] == 0)[nowhere_else])
-    assert cube.good[nowhere_else].all()
-    np.testing.assert_array_equal(cube.sci[nowhere_else], ramps.sci[4][nowhere_else])
-    assert desaturate_files(cubes[:4], tmp_path / "out_s3d.fits")["groups"] == [5, 4, 3, 2]
-    # The other channels use it wherever it is best.
-    plain = desaturate_files(paths, tmp_path / "out_s3d.fits")
-    assert not plain["notes"]
-    assert (read_cube(tmp_path / "out_s3d.fits").hdul["NGROUPS"].data == 1).sum() > nowhere_else.sum()
-
-
-def test_ramps_that_disagree_are_told(files, tmp_path):
-    paths, ramps = files
-    bright = write_ramp(paths[4], tmp_path / "bright.fits", ramps, 4, CHANNEL="3")
-    with fits.open(bright, mode="update") as hdul:
-        hdul["SCI"].data *= np.float32(1.05)
-        hdul["ERR"].data *= np.float32(1.05)
-    (warning,) = desaturate_files([paths[0], paths[1], bright], tmp_path / "out_s3d.fits")["warnings"]
-    assert warning.startswith("the flux of 4 groups is 0.95")
-
-
-def test_cubes_that_do_not_belong_together_are_refused(files, tmp_path, scene):
-    paths, ramps = files
-    out = tmp_path / "out_s3d.fits"
-    with pytest.raises(InputError, match="both have 5 groups"):
-        desaturate_files([paths[0], paths[0]], out)
-    with pytest.raises(InputError, match="only cube"):
-        desaturate_files([paths[0]], out)
-    other = write_ramp(paths[1], tmp_path / "other.fits", ramps, 1, **{"TIME-OBS": "23:00:00.000"})
-    with pytest.raises(InputError, match=r"another exposure or band.*TIME-OBS"):
-        desaturate_files([paths[0], other], out)
-    shifted = write_ramp(paths[1], tmp_path / "shifted.fits", ramps, 1)
-    with fits.open(shifted, mode="update") as hdul:
-        hdul["SCI"].header["CRVAL2"] += 1 / 3600
-    with pytest.raises(InputError, match="different spaxels"):
-        desaturate_files([paths[0], shifted], out)
-    unknown = write_ramp(paths[1], tmp_path / "unknown.fits", ramps, 1, NGROUPS="many")
-    with pytest.raises(InputError, match="NGROUPS"):
-        desaturate_files([paths[0], unknown], out)
-    with pytest.raises(OptionError, match="no threshold"):
-        desaturate_files(paths, out, partial=3.0)
-    with pytest.raises(OptionError, match="method"):
-        desaturate_files(paths, out, method="magic")
-    with pytest.raises(OptionError, match="maximum_step"):
-        desaturate_files(paths, out, maximum_step=0)
-    assert not out.exists()
-
-
-def test_command(files, tmp_path):
-    paths, _ = files
-    out = tmp_path / "out_s3d.fits"
-    done = run("desaturate.py", *reversed(paths), out, "--maximum-step", 2, "--outlier_sigma", 8)
-    assert done.returncode == 0, done.stderr
-    assert "replaced" in done.stdout
-    header = fits.getheader(out)
-    assert header["DESATURATE MAXIMUM_STEP"] == 2
-    assert header["DESATURATE OUTLIER_SIGMA"] == 8
-    failed = run("desaturate.py", paths[0], tmp_path / "none.fits", out)
-    assert failed.returncode == 2
-    assert failed.stderr.count("\n") == 1
