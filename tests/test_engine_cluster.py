@@ -299,6 +299,7 @@ def test_slurm_jobs_are_asked_for_and_cancelled(root, tmp_path, monkeypatch, und
 
 def test_slurm_without_its_settings_is_one_sentence(root, monkeypatch):
     pytest.importorskip("dask_jobqueue")
+    monkeypatch.setattr("shutil.which", lambda name: None)
     with pytest.raises(ClusterError, match="no sbatch"):
         check_cluster("slurm", 1)
     monkeypatch.setattr("shutil.which", lambda name: f"/bin/{name}")
