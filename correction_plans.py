@@ -249,7 +249,7 @@ def _construct_task(members: list[Product], flat: Path, options: Options, versio
 def _merge_task(flats: list[Path], merged: Path, versions: Versions) -> Task:
     return Task(
         step="flat",
-        function="construct_flat_field:merge_flat_files",
+        function="flat_merging:merge_flat_files",
         arguments={"paths_in": list(flats), "path_out": merged},
         inputs=tuple(flats),
         outputs=(merged,),

@@ -22,7 +22,7 @@ from command_line import ArgumentParser, run_command
 from cubes import DQ, Cube, read_cube, write_cube
 from errors import InputError
 from files import written_whole
-from flat_files import Flat, IfuGrid, flat_path_of, fringe_label, read_flat
+from flat_files import SAME_BAND, Flat, IfuGrid, flat_path_of, fringe_label, read_flat
 
 STEP = "flat"
 _PLANES_AT_A_TIME = 16
@@ -216,7 +216,7 @@ def _native(values: np.ndarray) -> np.ndarray:
 
 
 def _check_band(cube: Cube, identity: dict[str, Any], source: Path) -> None:
-    for key in ("INSTRUME", "CHANNEL", "BAND", "FILTER", "GRATING"):
+    for key in SAME_BAND:
         own, of_flat = cube.header.get(key), identity.get(key)
         if own is not None and of_flat is not None and own != of_flat:
             raise InputError(

@@ -25,6 +25,8 @@ STEP = "flat"
 _ANGLE_TOLERANCE = 1.0  # deg
 _LARGEST_REFERENCE = 1e5  # spaxels
 _PLACE_TOLERANCE = 0.2  # spaxels, over the whole field
+# Flats and cubes of one band have the same.
+SAME_BAND = ("INSTRUME", "CHANNEL", "BAND", "FILTER", "GRATING")
 _IDENTITY_KEYS = ("TELESCOP", "INSTRUME", "DETECTOR", "CHANNEL", "BAND", "FILTER", "GRATING", "TARGNAME", "TARGPROP")
 
 

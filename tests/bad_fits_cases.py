@@ -60,8 +60,8 @@ def cube_steps(goods: Sequence[Path], kernels: Path) -> dict[str, Callable[[Path
 
 def flat_steps(goods: Sequence[Path]) -> dict[str, Callable[[Path, Path], object]]:
     """Every step from flats, as functions of a bad flat and an output."""
-    from construct_flat_field import merge_flat_files
     from flat_field import flat_field_file
+    from flat_merging import merge_flat_files
 
     return {
         "merge flats": lambda bad, out: merge_flat_files([bad, good_flat(goods)], out),

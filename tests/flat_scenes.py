@@ -1,18 +1,31 @@
-"""Four dithers of a simulated planet with a known flat, for the tests of flats."""
+"""Four dithers of a planet, simulated or near-real, with a known flat, for the tests of flats."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from scipy.ndimage import gaussian_filter
 
 from construct_flat_field import RINGS_KM
 from cubes import Cube, read_cube, write_cube
 from navigate import navigate_file
 from simulate.cubes import simulate_cube
+from simulate.kernels import write_kernels
+from simulate.scene import Scene
 
 # Offsets of the MRS 4-point pattern for extended sources along and across the slices [arcsec].
 PATTERN = ((-0.245, -0.487), (0.245, 0.487), (0.255, -0.447), (-0.235, 0.527))
 SPEED_OF_LIGHT = 299792.458
+UTC = "2022-11-13T10:00:00"
+# Middle of the field from that of Saturn (east, north) [arcsec].
+CENTRES = {"disc": (0.0, 4.0), "limb": (0.0, 6.7)}
+SHARED = Path(__file__).parents[1].parent / "shared" / "data"
+
+
+def simulate_planet(target: str, directory: Path) -> Scene:
+    """A planet and the kernels to see it with."""
+    write_kernels(directory, UTC, UTC, target)
+    return Scene(target, directory)
 
 
 def simulate_dithers(
@@ -108,3 +121,50 @@ def crop(cube: Cube, bottom: int, left: int) -> None:
             hdu.data = hdu.data[..., bottom:, left:].copy()
     cube.sci_header["CRPIX1"] -= left
     cube.sci_header["CRPIX2"] -= bottom
+
+
+def saturn_by_latitude(directory: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Planetographic latitudes, wavelengths [um] and radiances (latitude, wavelength) of zonal-mean spectra."""
+    latitudes, spectra = [], []
+    for path in directory.glob("*.spx"):
+        lines = path.read_text().split("\n")
+        latitudes.append(float(lines[0].split()[1]))
+        spectra.append(np.array([line.split() for line in lines[4:] if line.strip()], float))
+    order = np.argsort(latitudes)
+    return np.array(latitudes)[order], spectra[0][:, 0], np.stack([spectra[i][:, 1] for i in order])
+
+
+def real_dithers(wavelength, latitudes, spectra, footprint, spaxel):
+    """Saturn with its spectra on the spaxels of four dithers, through the PSF; SPICE kernels of the real sky."""
+    from body_geometry import backplanes
+    from observation_geometry import ephemeris_time, observation_geometry, observer_state
+    from spice_kernels import kernels_loaded
+
+    fine, margin = 3, 6
+    rows, columns = footprint.shape
+    y, x = np.mgrid[: (rows + 2 * margin) * fine, : (columns + 2 * margin) * fine]
+    y = ((y + 0.5) / fine - 0.5 - margin - (rows - 1) / 2) * spaxel
+    x = ((x + 0.5) / fine - 0.5 - margin - (columns - 1) / 2) * spaxel
+    turn = np.radians(80.4)
+    planes, sci = [], []
+    with kernels_loaded(SHARED / "spice"):
+        for number, (along, across) in enumerate(PATTERN):
+            et = ephemeris_time(f"2022-11-14T01:{10 * number:02d}:00")
+            geometry = observation_geometry("SATURN", et, observer_state("JWST", et), SHARED / "spice")
+            ra0, dec0 = geometry.target_radec
+            dx, dy = x + along, y + across
+            east, north = -dx * np.cos(turn) + dy * np.sin(turn), 5.5 + dx * np.sin(turn) + dy * np.cos(turn)
+            dec = dec0 + north / 3600
+            plane = backplanes(ra0 + east / 3600 / np.cos(np.radians(dec)), dec, geometry, 0.0)
+            mu = np.cos(np.radians(np.nan_to_num(plane["EMISSION"], nan=90.0)))
+            zonal = np.stack([np.interp(np.nan_to_num(plane["LAT_GRAPHIC"]), latitudes, s) for s in spectra.T])
+            # Thermal limb darkening, and waves that move with the planet.
+            latitude, longitude = (np.radians(np.nan_to_num(plane[name])) for name in ("LAT", "LON"))
+            wave = 1 + 0.02 * np.cos(latitude) ** 2 * np.sin(8 * longitude + 3 * latitude)
+            image = zonal * np.maximum(mu, 1e-9) ** 0.3 * wave * np.isfinite(plane["LAT"])
+            sigma = (0.033 * wavelength + 0.106) / 2.3548 / spaxel * fine
+            image = np.stack([gaussian_filter(i, s) for i, s in zip(image, sigma, strict=True)])
+            centres = (slice(margin * fine + fine // 2, -margin * fine, fine),) * 2
+            planes.append({name: values[centres] for name, values in plane.items()})
+            sci.append(np.where(footprint, image[:, *centres], np.nan))
+    return np.stack(sci), {name: np.stack([p[name] for p in planes]) for name in planes[0]}
