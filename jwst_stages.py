@@ -22,6 +22,7 @@ from astropy.io import fits
 from cube_covariance import add_covariance_factors
 from errors import OptionError
 from files import temporary_directory, written_whole
+from flicker_noise import clean_rate_file
 from observations import check_complete
 
 PIPELINES = {"stage1": "Detector1Pipeline", "stage2": "Spec2Pipeline", "stage3": "Spec3Pipeline"}
@@ -51,7 +52,11 @@ def run_stage1(path_in: Path, path_out: Path, *, steps: StepParameters | None = 
     check_complete(path_in)
     with temporary_directory(path_out.parent) as directory:
         _run_jwst("stage1", path_in, directory, steps)
-        return _deliver(directory, [path_out])
+        rate, facts = directory / path_out.name, {}
+        # Saved where 1/f noise was cleaned and `save_mask` asked for.
+        for mask in directory.glob("*_mask.fits") if rate.is_file() else ():
+            facts = clean_rate_file(rate, rate, mask)
+        return facts | _deliver(directory, [path_out])
 
 
 def run_stage2(

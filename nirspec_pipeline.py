@@ -61,9 +61,10 @@ def stage1_defaults(exposure: Exposure) -> dict[str, dict[str, Any]]:
     """Parameters of `Detector1Pipeline`: 1/f noise is fitted where no slice and no shutter lets light in.
 
     The usual clipping at 2 sigma takes parts of the stripes for signal, so that an eighth of each is left;
-    the smooth glow of the closed shutters is kept out of the fit by a model of it.
+    the smooth glow of the closed shutters is kept out of the fit by a model of it. The mask is saved for
+    `flicker_noise`, which fits what is left.
     """
-    fit = {"mask_science_regions": True, "n_sigma": 4.0, "background_method": "model"}
+    fit = {"mask_science_regions": True, "n_sigma": 4.0, "background_method": "model", "save_mask": True}
     return {"clean_flicker_noise": {"skip": False, **fit}}
 
 

@@ -6,10 +6,10 @@ the reference files (`simulate.nirspec_references`). Photon noise, read noise, c
 mask does not know and 1/f noise are not.
 
 1/f noise is a property of time. Four outputs read a quarter of the detector each, side by side and all at once, pixel
-after pixel along the fast axis (y in the image) and line after line along the slow one (x), with some pixels' time in
-between; so the noise, whose power falls with the inverse of the frequency, comes out as stripes along y. Most of it is
-common to the four outputs (Rauscher 2015, PASP 127, 1144, whose amplitudes for NIRSpec are taken here; Moseley et al.
-2010, SPIE 7742, 77421B).
+after pixel along the fast axis (y in the image, every other output in the opposite direction: `jwst.refpix`) and line
+after line along the slow one (x), with some pixels' time in between; so the noise, whose power falls with the inverse
+of the frequency, comes out as stripes along y. Most of it is common to the four outputs (Rauscher 2015, PASP 127, 1144,
+whose amplitudes for NIRSpec are taken here; Moseley et al. 2010, SPIE 7742, 77421B).
 """
 
 from functools import lru_cache
@@ -93,7 +93,9 @@ def flicker_noise(detector: str, random: np.random.Generator, scale: float = 1.0
         Rms in units of the usual.
     """
     shared = COMMON_FLICKER * _pink_noise(random)
-    noise = np.concatenate([shared + OUTPUT_FLICKER * _pink_noise(random) for _ in range(NUMBER_OF_OUTPUTS)])
+    outputs = [shared + OUTPUT_FLICKER * _pink_noise(random) for _ in range(NUMBER_OF_OUTPUTS)]
+    outputs[1::2] = [output[::-1] for output in outputs[1::2]]
+    noise = np.concatenate(outputs)
     return scale * (noise if READ_AXES[detector] == (2, 1) else noise[::-1, ::-1])
 
 

@@ -230,6 +230,14 @@ def test_flicker_noise_makes_stripes_along_the_fast_axis_that_outputs_share():
     assert lines.std() > 4 * nirspec_detector.READ_NOISE / np.sqrt(512)
 
 
+def test_every_other_output_is_read_in_the_opposite_direction():
+    noise = nirspec_detector.flicker_noise("NRS1", np.random.default_rng(5)).reshape(4, 512, 2048)
+    first, second, third, _ = noise - noise.mean(axis=1, keepdims=True)
+    assert np.corrcoef(first.ravel(), third.ravel())[0, 1] > 0.8
+    assert np.corrcoef(first.ravel(), second[::-1].ravel())[0, 1] > 0.8
+    assert abs(np.corrcoef(first.ravel(), second.ravel())[0, 1]) < 0.4
+
+
 def test_second_detector_is_read_the_other_way_round():
     one, two = (nirspec_detector.flicker_noise(name, np.random.default_rng(1)) for name in ("NRS1", "NRS2"))
     assert np.array_equal(two, one[::-1, ::-1])
