@@ -175,14 +175,13 @@ def _without_far(values: np.ndarray, errors: np.ndarray) -> tuple[np.ndarray, np
 
 def _spectra_of_others(others: list[np.ndarray], errors: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
     """What others lend to the combination, each with its error: their spectra, and those around their mean."""
-    known = np.isfinite(others)
-    count = known.sum(axis=0)
-    count = np.where(count, count, np.nan)
-    mean = bridged(np.where(known, others, 0).sum(axis=0) / count)
-    error = np.sqrt((np.where(known, errors, 0) ** 2).sum(axis=0)) / count
+    others = [bridged(other) for other in others]
+    # All or none: they see different places, so that a mean of some would step where one is missing.
+    mean, error = np.mean(others, axis=0), np.sqrt(np.sum(np.square(errors), axis=0)) / len(others)
+    mean = bridged(mean)
     around = [*beside(mean), *along(mean, beyond=mean)]
     errors_around = [*beside(error), *along(error, beyond=error)]
-    return [*zip(map(bridged, others), errors, strict=True), *zip(around, errors_around, strict=True)]
+    return [*zip(others, errors, strict=True), *zip(around, errors_around, strict=True)]
 
 
 def _scatter_beside(deviation: np.ndarray) -> np.ndarray:
