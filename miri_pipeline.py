@@ -6,6 +6,9 @@
 In: `ROOT/stage0/*_uncal.fits`. Out, all in ROOT: `stage1/*_rate.fits`, `stage2/*_cal.fits`,
 `stage3/{d1, d2, ..., combined}/Level3_ch1-short_s3d.fits` with backplanes in `..._s3d_nav.fits`, `plots/`,
 `animation/`, `report/`, `logs/`.
+
+An exposure sees two channels, each with a band and a cube of its own. Light that interferes in the detector leaves
+fringes in the spectra: they are corrected on the detector or in the cubes. Flats come before despiking.
 """
 
 import sys

@@ -6,6 +6,9 @@
 In: `ROOT/stage0/*_uncal.fits` of NRS1 and NRS2. Out, all in ROOT: `stage1/*_rate.fits`, `stage2/*_cal.fits`,
 `stage3/{d1, d2, ..., combined}/Level3_g395h-f290lp_s3d.fits` with backplanes in `..._s3d_nav.fits`, `plots/`,
 `animation/`, `report/`, `logs/`.
+
+Both detectors contribute to one cube of a grating and filter; some settings light NRS1 alone. The readout's 1/f noise
+is fitted and removed in stage 1. There are no fringes, and flats, if any are given, come after despiking.
 """
 
 import sys

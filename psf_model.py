@@ -26,9 +26,10 @@ _LEAST_MU = 1e-3
 def psf_fwhm(wavelength: np.ndarray | float, instrument: str = "MIRI") -> np.ndarray | float:
     """FWHM of the PSF in cubes of an instrument's IFU [arcsec].
 
-    MIRI: 0.033 lambda + 0.106 (Law et al. 2023, AJ 166, 45). NIRSpec: the geometric mean of the widths in the two
-    directions, 0.12 + 1.9 lambda exp(-24.4/lambda) and 0.09 + 0.2 lambda exp(-12.5/lambda) (D'Eugenio et al. 2024,
-    Nature Astronomy 8, 1443). The simulated telescope has these widths too.
+    MIRI: 0.033 lambda + 0.106, a line through widths of stars in all bands (Law et al. 2023, AJ 166, 45). NIRSpec: the
+    geometric mean of 0.12 + 1.9 lambda exp(-24.4/lambda) and 0.09 + 0.2 lambda exp(-12.5/lambda), curves fitted to the
+    widths of a star's image along the two axes of its ellipse (D'Eugenio et al. 2024, Nature Astronomy 8, 1443); that
+    the image is round is our simplification. The simulated telescope has these widths too.
 
     Parameters
     ----------
