@@ -32,7 +32,7 @@ import numpy as np
 from scipy.ndimage import binary_dilation
 
 from command_line import ArgumentParser, run_command
-from cubes import DQ, Cube, read_fits, write_cube
+from cubes import DQ, Cube, check_types, read_fits, write_cube
 from errors import FileFormatError, OptionError
 from medians import nan_median
 from spectral_neighbours import along, beside, bridged, expect, median_around, scatter_around
@@ -273,6 +273,7 @@ def read_exposure_file(path: Path) -> Cube:
     kind = exposure.header.get("EXP_TYPE")
     if kind not in EXPOSURE_TYPES or len(shapes) > 1 or len(shapes.pop() or ()) != 2:
         raise FileFormatError(f"{path} is no calibrated IFU exposure ({kind}): give a '*_cal.fits' file.")
+    check_types(exposure, ("SCI", "ERR", *(name for name in VARIANCES if name in exposure.hdul)))
     return exposure
 
 

@@ -18,6 +18,7 @@ from bisect import bisect_right
 from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from astropy.io import fits
 
@@ -46,6 +47,12 @@ def check_crds_environment() -> None:
         raise CrdsError(
             "CRDS_PATH is not set: name a folder for the calibration reference files, for example "
             "'export CRDS_PATH=~/crds_cache CRDS_SERVER_URL=https://jwst-crds.stsci.edu'."
+        )
+    # `asdf`, which `jwst` reads them with, takes paths for URLs.
+    if unquote(urlsplit(path).path) != path:
+        raise CrdsError(
+            f"CRDS_PATH is {path!r}: reference files below a folder with '#', '?', '%41' or '//' at its start can not "
+            "be opened; name another folder."
         )
     if not os.environ.get("CRDS_SERVER_URL") and not (Path(path).expanduser() / "config").is_dir():
         raise CrdsError(

@@ -76,8 +76,11 @@ def set_offset(cube: Cube, ra_offset: float, dec_offset: float) -> bool:
 def _shift_asdf(hdul: fits.HDUList, before: tuple[float, float], after: tuple[float, float]) -> bool:
     if "ASDF" not in hdul:
         return True
-    content = np.asarray(hdul["ASDF"].data["ASDF_METADATA"][0]).tobytes()
-    text, blocks = _split_asdf(content)
+    try:
+        text, blocks = _split_asdf(np.asarray(hdul["ASDF"].data["ASDF_METADATA"][0]).tobytes())
+    except (ValueError, KeyError, IndexError, TypeError):
+        # Damaged: no table, no text or no end of it.
+        return False
     for key, value in zip(("crval1", "crval2"), after, strict=True):
         text = re.sub(rf"\b{key}: {_NUMBER}", f"{key}: {float(value)!r}", text)
     if "!<tag:stsci.edu:gwcs/wcs-" in text:

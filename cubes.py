@@ -9,7 +9,7 @@ Those of JWST cubes are barycentric; `VELOSYS` [m/s] tells the velocity that was
 """
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -182,8 +182,25 @@ def read_cube(path: str | Path) -> Cube:
             "give a '*_s3d.fits' file."
         )
     cube = Cube(path, hdul)
+    check_types(cube)
     _check_coordinates(cube)
     return cube
+
+
+def check_types(cube: Cube, names: Iterable[str] = ("SCI", "ERR")) -> None:
+    """Refuse a file in which one of these extensions is not floating-point, or DQ no integers that hold all flags.
+
+    Raises
+    ------
+    FileFormatError
+    """
+    types = {name: np.asarray(cube.hdul[name].data).dtype for name in (*names, "DQ")}
+    integers = types.pop("DQ")
+    if integers.kind not in "iu" or integers.itemsize < 4 or any(kind.kind != "f" for kind in types.values()):
+        found = ", ".join(f"{name} {kind.name}" for name, kind in {**types, "DQ": integers}.items())
+        raise FileFormatError(
+            f"{cube.path} has data of another type than a JWST product's ({found}): make or download it again."
+        )
 
 
 @contextmanager

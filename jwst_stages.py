@@ -12,7 +12,9 @@ import difflib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -174,20 +176,34 @@ class Association:
 
 def _run_jwst(stage: str, path_in: Path, output_directory: Path, steps: StepParameters | None) -> None:
     try:
-        pipeline_class(stage).call(
-            str(path_in),
-            output_dir=str(output_directory),
-            save_results=True,
-            steps={name: dict(parameters) for name, parameters in (steps or {}).items()},
-            # The engine keeps the log; `jwst` must not set up handlers of its own.
-            configure_log=False,
-        )
+        with _name_without_variables(output_directory) as directory:
+            path_in = directory / path_in.name if path_in.parent == output_directory else path_in
+            pipeline_class(stage).call(
+                str(path_in),
+                output_dir=str(directory),
+                save_results=True,
+                steps={name: dict(parameters) for name, parameters in (steps or {}).items()},
+                # The engine keeps the log; `jwst` must not set up handlers of its own.
+                configure_log=False,
+            )
     except RuntimeError as error:
         # Stage 2 puts whole tracebacks into its message; what happened is in the last line.
         lines = str(error).strip().splitlines()
         if len(lines) > 1:
             raise RuntimeError(lines[-1]) from error
         raise
+
+
+@contextmanager
+def _name_without_variables(directory: Path) -> Iterator[Path]:
+    """Another name for a directory in whose own `jwst` would take '$NAME' for a variable, and write elsewhere."""
+    if os.path.expandvars(directory) == os.fspath(directory):
+        yield directory
+        return
+    with tempfile.TemporaryDirectory() as name:
+        link = Path(name) / "output"
+        link.symlink_to(directory.absolute(), target_is_directory=True)
+        yield link
 
 
 def _finish_cubes(directory: Path, paths_in: Sequence[Path], missing: Sequence[Path], drizzled: bool) -> None:

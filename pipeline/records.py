@@ -14,7 +14,7 @@ import importlib.util
 import json
 import os
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from modulefinder import ModuleFinder
@@ -57,7 +57,12 @@ def file_digest(path: str | os.PathLike) -> str:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON whole or not at all.
+    """Write JSON whole or not at all; see `write_texts`."""
+    write_texts(path, [format_json(content)])
+
+
+def write_texts(path: Path, texts: Iterable[str]) -> None:
+    """Write texts one after the other to one file, whole or not at all.
 
     Unlike `files.written_whole` it does not wait for the disk: there is one such file a task, and what a power cut
     leaves of it is recognised as no record.
@@ -65,12 +70,18 @@ def write_json(path: Path, content: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f"{PARTIAL_PREFIX}{os.getpid()}-{secrets.token_hex(6)}"
     try:
-        temporary.write_text(json.dumps(content, default=plain_fact), encoding="utf-8")
+        with open(temporary, "w", encoding="utf-8") as stream:
+            stream.writelines(texts)
         os.replace(temporary, path)
     except BaseException:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+
+
+def format_json(content: Any) -> str:
+    """JSON of plain data, NumPy values and paths."""
+    return json.dumps(content, default=plain_fact)
 
 
 def plain_fact(value: Any) -> Any:
@@ -118,8 +129,15 @@ class ContentHashes:
     def save(self) -> None:
         """Write the hashes to disk if there are new ones. Raises OSError."""
         if self._changed:
-            write_json(self._path, self._known)
+            write_texts(self._path, self._texts())
             self._changed = False
+
+    def _texts(self) -> Iterator[str]:
+        """The file in pieces, a line for each data file: there may be very many."""
+        yield "{"
+        for number, (name, entry) in enumerate(self._known.items()):
+            yield f"{',' if number else ''}\n{json.dumps(name)}: {json.dumps(entry)}"
+        yield "\n}\n"
 
 
 @lru_cache(maxsize=256)

@@ -7,14 +7,15 @@ import json
 import os
 import socket
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pipeline.plan import Plan, relative_name
-from pipeline.records import write_json
+from pipeline.plan import Plan, Task, relative_name
+from pipeline.records import format_json, write_texts
 from pipeline.settings_file import format_settings
 
 INTERVAL_S = 3.0
@@ -125,33 +126,39 @@ class RunLog:
         self._write()
 
     def _write(self) -> None:
-        root = self._plan.root
-        tasks = [
-            {
-                "step": task.step,
-                "function": task.function,
-                "inputs": [relative_name(path, root) for path in task.inputs],
-                "outputs": [relative_name(path, root) for path in task.outputs],
-                "status": result.status,
-                "error": result.error,
-                "seconds": round(result.seconds, 3),
-                "peak_memory": result.peak_memory,
-                "host": result.host,
-                "missing": [relative_name(path, root) for path in result.missing],
-                "notes": result.notes,
-                "warnings": result.warnings,
-                "facts": result.facts,
-                "log": relative_name(result.log, root),
-            }
-            for task, result in zip(self._plan.tasks, self._results, strict=True)
-        ]
         try:
-            write_json(self._path, {**self._facts, "tasks": tasks})
+            write_texts(self._path, self._texts())
         except OSError as error:
             # The disk may be full; the tasks say so themselves, and the run goes on.
             self.error = f"{self._path} could not be written ({error.strerror})"
         else:
             self.error = None
+
+    def _texts(self) -> Iterator[str]:
+        """The file in pieces, a line for each task: there may be very many."""
+        yield format_json(self._facts)[:-1] + ', "tasks": ['
+        for number, (task, result) in enumerate(zip(self._plan.tasks, self._results, strict=True)):
+            yield (",\n" if number else "\n") + format_json(self._entry(task, result))
+        yield "\n]}\n"
+
+    def _entry(self, task: Task, result: TaskResult) -> dict[str, Any]:
+        root = self._plan.root
+        return {
+            "step": task.step,
+            "function": task.function,
+            "inputs": [relative_name(path, root) for path in task.inputs],
+            "outputs": [relative_name(path, root) for path in task.outputs],
+            "status": result.status,
+            "error": result.error,
+            "seconds": round(result.seconds, 3),
+            "peak_memory": result.peak_memory,
+            "host": result.host,
+            "missing": [relative_name(path, root) for path in result.missing],
+            "notes": result.notes,
+            "warnings": result.warnings,
+            "facts": result.facts,
+            "log": relative_name(result.log, root),
+        }
 
     def _keep_previous(self) -> None:
         with suppress(OSError):

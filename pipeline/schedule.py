@@ -219,6 +219,7 @@ class Schedule:
     def _end(self, number: int, status: str, error: str | None = None) -> None:
         result = self._results[number]
         result.status, result.error = status, error
+        self._tasks.pop(number, None)
         self._progress.ended(result)
         for dependant in self._plan.dependants[number]:
             self._unmade_inputs[dependant] -= 1

@@ -1,5 +1,6 @@
 """Bad FITS files: every step makes something sound of them or says in one sentence what is wrong with which file."""
 
+import numpy as np
 import pytest
 from astropy.io import fits
 from bad_fits import drive, fault
@@ -56,3 +57,38 @@ def test_backplanes_of_another_shape_make_no_flat(cases, place, name):
             hdul.writeto(bad, overwrite=True)
         with pytest.raises(FileFormatError, match=f"{bad.name} has backplanes of another shape.*{name}"):
             case.step(bad, place / "out" / "flat.fits")
+
+
+@pytest.mark.parametrize(
+    ("step", "name", "kind"),
+    [
+        *(("despike", "SCI", "i2"), ("flat_field", "ERR", "i4"), ("despike", "DQ", "f4"), ("despike", "DQ", "u1")),
+        *(("cosmic_rays", "DQ", "f8"), ("cosmic_rays, another bad", "VAR_RNOISE", "u1")),
+    ],
+)
+def test_data_of_another_type_are_refused(cases, place, step, name, kind):
+    case = cases[step]
+    bad = place / f"type_{case.suffix}.fits"
+    with fits.open(case.good) as hdul:
+        hdul[name].data = np.ones(hdul[name].shape, kind)
+        hdul.writeto(bad, overwrite=True)
+    with pytest.raises(FileFormatError, match=f"{bad.name} has data of another type.*{name} "):
+        case.step(bad, place / "out" / "product.fits")
+
+
+@pytest.mark.parametrize("damage", [lambda asdf: asdf[:90], lambda asdf: asdf.replace(b"crval", b"\xff\xfe\xfdal")])
+def test_a_damaged_wcs_object_costs_itself(cases, place, damage):
+    """The header's WCS is what every step reads."""
+    from navigate import navigate_file
+
+    good = cases["navigate"].good
+    bad, out = place / "wcs_s3d.fits", place / "out" / "product.fits"
+    asdf = np.frombuffer(damage(b"#ASDF 1.0.0\n--- crval1: 1.0\n" + b"crval2: 2.0\n" * 10 + b"\n...\n"), np.uint8)
+    with fits.open(good) as hdul:
+        column = fits.Column(name="ASDF_METADATA", format=f"{asdf.size}B", array=asdf[None])
+        table = fits.BinTableHDU.from_columns([column], name="ASDF")
+        fits.HDUList([hdu for hdu in hdul if hdu.name != "ASDF"] + [table]).writeto(bad, overwrite=True)
+    facts = navigate_file(bad, out, kernel_path=place / "kernels", ra_offset=0.1)
+    assert any("could not be shifted" in text for text in facts["warnings"])
+    assert fits.getheader(out, "SCI")["CRVAL1"] != fits.getheader(bad, "SCI")["CRVAL1"]
+    out.unlink()

@@ -114,6 +114,12 @@ def test_missing_reference_files(raw, exposure, tmp_path):
     assert "CRDS" in said and str(tmp_path) in said
 
 
+@pytest.mark.parametrize("name", ["#1", "what?", "100%25"])
+def test_a_crds_path_that_no_reference_file_can_be_opened_below(refused, raw, tmp_path, monkeypatch, name):
+    monkeypatch.setenv("CRDS_PATH", str(tmp_path / name))
+    refused("CRDS_PATH", name, root=raw.root)
+
+
 def test_missing_kernels(refused, raw, tmp_path, monkeypatch):
     monkeypatch.setenv("PLANETMAPPER_KERNEL_PATH", str(tmp_path / "none"))
     refused("SPICE kernels", tmp_path / "none", root=raw.root)

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import time
+import tracemalloc
 import warnings
 from pathlib import Path
 
@@ -473,8 +474,7 @@ def test_an_empty_plan_is_no_failure(root, capfd):
 # Speed
 
 
-def test_the_engine_costs_little(root):
-    n_tasks = 1000
+def trivial_plan(root, n_tasks):
     tasks = []
     for number in range(n_tasks):
         path_in, path_out = root / f"stage0/{number}.txt", root / f"stage1/{number}.txt"
@@ -482,11 +482,32 @@ def test_the_engine_costs_little(root):
         path_in.write_text(str(number))
         arguments = {"path_in": path_in, "path_out": path_out}
         tasks.append(Task("stage1", "engine_steps:touch", arguments, (path_in,), (path_out,)))
+    return Plan(root, tasks)
+
+
+def test_the_engine_costs_little_time(root):
+    n_tasks = 1000
+    plan = trivial_plan(root, n_tasks)
     # Processor time: what else this machine is doing is not the engine's fault.
     start = time.process_time()
-    result = run_quietly(Plan(root, tasks))
+    result = run_quietly(plan)
     first = time.process_time()
     assert len(result.done) == n_tasks
     assert (first - start) / n_tasks < 5e-3
-    assert len(run_quietly(Plan(root, tasks)).skipped) == n_tasks
+    assert len(run_quietly(trivial_plan(root, n_tasks)).skipped) == n_tasks
     assert time.process_time() - first < 1
+
+
+def test_the_engine_costs_little_memory(tmp_path):
+    """What is kept of a task is what became of it and its files' hashes; no log, record or table of all is held."""
+    peaks = {}
+    for n_tasks in (100, 500):
+        plan = trivial_plan(tmp_path / str(n_tasks), n_tasks)
+        tracemalloc.start()
+        try:
+            before = tracemalloc.get_traced_memory()[0]
+            run_quietly(plan)
+            peaks[n_tasks] = tracemalloc.get_traced_memory()[1] - before
+        finally:
+            tracemalloc.stop()
+    assert (peaks[500] - peaks[100]) / 400 < 4e3
