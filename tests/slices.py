@@ -99,6 +99,16 @@ class SlicedExposure:
         middles = [model.beta for number, model in optics.slices.items() if number // 100 == channel]
         return np.stack([optics.to_v2v3[channel](along, middle + across) for middle in middles], axis=1)
 
+    def spectral_widths(self, wavelength: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """How much of the spectrum a pixel of NIRSpec and the width of a slice cover at wavelengths [um]."""
+        optics, number = self._nirspec_optics, nirspec_optics.NUMBER_OF_SLICES // 2
+        columns = np.arange(nirspec_optics.NUMBER_OF_COLUMNS, dtype=float)
+        rows = np.full_like(columns, np.median(optics.pixels_of_slice(number).rows))
+        low, middle, high = (optics.detector_to_slice(number, columns, rows, across)[1] for across in (-0.5, 0, 0.5))
+        seen = np.isfinite(low + middle + high)
+        widths = np.gradient(middle[seen]), (high - low)[seen]
+        return tuple(np.interp(wavelength, middle[seen], np.abs(width)) for width in widths)
+
     def edges_at(self, x: float) -> tuple[np.ndarray, np.ndarray]:
         """Lower and upper edge of each slice [pixels] in the column x, shape (slice,)."""
         y = np.array([[np.interp(x, *edge) for edge in pair] for pair in self._edges])

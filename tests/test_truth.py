@@ -7,10 +7,10 @@ import pytest
 from astropy.table import Table
 from conftest import NIRSPEC_BAND, SHARED_DATA, reduce, simulate
 from test_end_to_end import BANDS, PLACES, cube_path
-from truth import Comparison, displacement, fit, read_scene
+from truth import Comparison, displacement, fit, flux_ratios, read_scene, turn
 
 from cube_pointing import set_offset
-from cubes import read_cube, spaxel_scale, write_cube
+from cubes import read_cube, write_cube
 
 CUBES = [("miri", place, band) for place in PLACES for band in BANDS]
 CUBES += [("nirspec", place, NIRSPEC_BAND) for place in ("d1", "d2", "combined")]
@@ -74,6 +74,17 @@ def test_the_flux_of_the_disc_is_right(reduced, key):
     assert reduced.displacement(key).flux_ratio == pytest.approx(1, abs=FLUX_LIMIT[key[0]])
 
 
+def test_the_flux_of_nirspec_is_right_at_all_wavelengths(reduced):
+    key = ("nirspec", "d1", NIRSPEC_BAND)
+    assert_right_at_all_wavelengths(reduced.comparison(key), reduced.scene("nirspec"), reduced.displacement(key))
+
+
+def assert_right_at_all_wavelengths(comparison, scene, found):
+    wavelength, ratios = flux_ratios(comparison, scene, found.background)
+    assert wavelength.size > 40
+    np.testing.assert_allclose(ratios, 1, atol=FLUX_LIMIT["nirspec"])
+
+
 @pytest.mark.parametrize("key", CUBES, ids="-".join)
 def test_every_spaxel_knows_its_longitude_latitude_and_angles(reduced, key):
     comparison = reduced.comparison(key)
@@ -126,14 +137,7 @@ def shifted(features, column, step):
 
 @pytest.mark.parametrize("key", CUBES, ids="-".join)
 def test_the_field_is_turned_on_the_sky_as_the_header_says(reduced, key):
-    """The expected image, turned about the middle of the field until it fits best: not at all."""
-    comparison = reduced.comparison(key)
-    image, used = comparison.image, comparison.used
-    expected, along_x, along_y = comparison.expected_image(reduced.scene(key[0]))
-    y, x = (position * spaxel_scale(comparison.cube.sci_header) for position in np.indices(image.shape))
-    turned = (x - x[used].mean()) * along_y - (y - y[used].mean()) * along_x
-    values, errors = fit(image, [expected, along_x, along_y, turned], used)
-    angle, error = (value[4] / values[1] for value in (values, errors))
+    angle, error = turn(reduced.comparison(key), reduced.scene(key[0]))
     limit = POSITION_LIMIT[key[0]] / HALF_FIELD
     assert error < limit
     assert abs(angle) < np.hypot(limit, 3 * error)
@@ -218,17 +222,34 @@ def test_a_real_geometry_meets_the_same_bounds(neptune, band):
 NIRSPEC_GEOMETRY = SHARED_DATA / "nirspec_geometry"
 
 
-@pytest.mark.skipif(not NIRSPEC_GEOMETRY.is_dir(), reason=f"no real NIRSpec geometry in {NIRSPEC_GEOMETRY}")
-def test_the_real_geometry_of_nirspec_meets_the_same_bounds(tmp_path, request):
-    """The instrument model of the commissioning in 2022; imprints take off what leaks through the shutters."""
-    if not request.config.getoption("--long"):
+# Of the simulation and of the pipeline. A quarter of the pixels on the disc saturate in the second of two groups.
+NIRSPEC_SETTINGS = {
+    "prism": (["--grating", "prism", "--groups", "2", "--scale", "4.5"], ["--desaturate", "ramp"]),
+    "leakcal": (["--leakcal"], []),
+}
+
+
+@pytest.mark.parametrize("setting", NIRSPEC_SETTINGS)
+def test_other_settings_of_nirspec_meet_the_same_bounds(tmp_path, request, setting):
+    """Another position angle, and the instrument model of the commissioning in 2022 where it is here."""
+    if setting == "leakcal" and not request.config.getoption("--long"):
         pytest.skip("takes minutes: asked for with --long")
-    flags = ["--dithers", "1", "--leakcal", "--geometry", NIRSPEC_GEOMETRY]
-    data = reduce(simulate(tmp_path / "data", *flags, instrument="nirspec"), "--end_step", "navigate")
+    what, how = NIRSPEC_SETTINGS[setting]
+    flags = ["--dithers", "1", "--roll", "205", *what]
+    flags += ["--geometry", NIRSPEC_GEOMETRY] if NIRSPEC_GEOMETRY.is_dir() else []
+    data = reduce(simulate(tmp_path / "data", *flags, instrument="nirspec"), "--end_step", "navigate", *how)
     assert data.status == 0, data.output
-    found = displacement(Comparison.of(cube_path(data.root, "d1", NIRSPEC_BAND)), read_scene(data.root))
+    (path,) = data.root.glob("stage3/d1/*_s3d_nav.fits")
+    comparison, scene = Comparison.of(path), read_scene(data.root)
+    disc = comparison.used & (comparison.plane("EMISSION") < 60)
+    assert comparison.cube.good[20:-20, disc].mean() > 0.99
+    found = displacement(comparison, scene)
     assert np.hypot(found.across, found.along) < POSITION_LIMIT["nirspec"]
     assert found.flux_ratio == pytest.approx(1, abs=FLUX_LIMIT["nirspec"])
+    assert_right_at_all_wavelengths(comparison, scene, found)
+    angle, error = turn(comparison, scene)
+    assert abs(angle) < POSITION_LIMIT["nirspec"] / HALF_FIELD
+    assert error < 0.5 * POSITION_LIMIT["nirspec"] / HALF_FIELD
 
 
 POINTING_ERROR = np.array([0.21, -0.28])  # 0.35 arcsec
@@ -253,8 +274,9 @@ def fitted_pointing(observation, destination):
     return table
 
 
-def test_the_pointing_is_found_from_a_whole_disc(neptune, tmp_path):
-    table = fitted_pointing(neptune, tmp_path / "data")
+@pytest.mark.parametrize("observed", ["neptune", "nirspec_observation"])
+def test_the_pointing_is_found_from_a_whole_disc(request, tmp_path, observed):
+    table = fitted_pointing(request.getfixturevalue(observed), tmp_path / "data")
     visit = table.meta["visit"]
     assert np.hypot(visit["ra_offset"] - POINTING_ERROR[0], visit["dec_offset"] - POINTING_ERROR[1]) < 0.02
     assert max(visit["ra_error"], visit["dec_error"]) < 0.02

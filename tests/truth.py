@@ -18,6 +18,7 @@ from slices import SlicedExposure, exposures_of, through_slices
 
 from cubes import Cube, celestial_wcs, read_cube, spaxel_scale
 from psf_model import psf_fwhm
+from simulate.nirspec_optics import SHORTEST_WAVELENGTH
 from simulate.scene import Scene
 
 # Pixel along the slice [arcsec] of each channel of the MRS (Wells et al. 2015, PASP 127, 646) and of the NIRSpec IFU
@@ -178,3 +179,51 @@ def displacement(comparison: Comparison, scene: Scene) -> Displacement:
         background=values[0],
         flux_ratio=float((comparison.image[disc] - values[0]).sum() / expected[disc].sum()),
     )
+
+
+def turn(comparison: Comparison, scene: Scene) -> tuple[float, float]:
+    """By how much a cube's image is turned about the middle of the field, with the 1-sigma error [rad].
+
+    The expected image is moved and turned until it fits best.
+    """
+    image, used = comparison.image, comparison.used
+    expected, along_x, along_y = comparison.expected_image(scene)
+    y, x = (position * spaxel_scale(comparison.cube.sci_header) for position in np.indices(image.shape))
+    turned = (x - x[used].mean()) * along_y - (y - y[used].mean()) * along_x
+    values, errors = fit(image, [expected, along_x, along_y, turned], used)
+    return values[4] / values[1], errors[4] / values[1]
+
+
+def flux_ratios(comparison: Comparison, scene: Scene, background: float) -> tuple[np.ndarray, np.ndarray]:
+    """Middles of blocks of a NIRSpec cube's wavelengths [um], and there the flux of its disc over the expected.
+
+    Light in a plane comes from a range of the spectrum: that of a pixel when it was observed, that of the width of the
+    slice, and that of a pixel again when it was drizzled. The prism's are as wide as absorption bands, and what lies
+    beside a block then counts: up to 3 per cent of its flux.
+    """
+    cube = comparison.cube
+    step = cube.wavelength[1] - cube.wavelength[0]
+    disc = comparison.used & (comparison.plane("EMISSION") < 60)
+    ra, dec = comparison.plane("RA")[disc], comparison.plane("DEC")[disc]
+    # The simulated telescope has no light below.
+    grid = np.arange(max(cube.wavelength[0], SHORTEST_WAVELENGTH), cube.wavelength[-1], step / 2)
+    snapshot = scene.snapshot(
+        cube.header["NAVTIME"],
+        fwhm=comparison.fwhm,
+        wavelength_range=(grid[0], grid[-1]),
+        field=(float(ra.mean()), float(dec.mean()), 4.0),
+    )
+    width = (step / 2 / grid)[:, np.newaxis]
+    expected = snapshot.radiance(ra, dec, grid[:, np.newaxis], frame="barycentric", width=width).mean(axis=1)
+    pixel, of_slice = comparison.exposures[0].spectral_widths(grid)
+    for width in (pixel, of_slice, pixel, np.full(grid.shape, BLOCK * step)):
+        total = np.concatenate([[0], np.cumsum(expected) * step / 2])
+        edges = np.append(grid, grid[-1] + step / 2) - step / 4
+        expected = (np.interp(grid + width / 2, edges, total) - np.interp(grid - width / 2, edges, total)) / width
+    count = len(cube.wavelength) // BLOCK
+    planes = np.where(cube.good, cube.sci, np.nan)[: count * BLOCK, disc].reshape(count, BLOCK, -1)
+    middles = cube.wavelength[: count * BLOCK].reshape(count, BLOCK).mean(axis=1)
+    # At either end a part of the spectrum is missing.
+    inside = (middles > grid[0] + 2 * BLOCK * step) & (middles < grid[-1] - 2 * BLOCK * step)
+    ratios = (np.nanmean(planes[inside], axis=(1, 2)) - background) / np.interp(middles[inside], grid, expected)
+    return middles[inside], ratios
