@@ -11,6 +11,9 @@ A voxel is a spike where three things hold, in each of which noise is ERR scaled
 3. sharpness test: it is sharper there than the PSF allows, by itself or in a block of 2 x 2 spaxels (`sharpness`), and
    not lower than its neighbours as far as they are no spikes.
 
+Along the ragged edge of the field, where spaxels have data at some wavelengths only, the cube jumps as detector pixels
+enter and leave them: there noise is what the largest deviations of a spectrum show, more so beside a gap.
+
 Spikes found are left out and the whole is repeated, by default three times with the same windows, so that spikes next
 to brighter ones are found and none bends the expectation for its neighbours. It begins with a first guess at the
 expectation, from a voxel's neighbours alone: spikes by that are kept out of the model.
@@ -23,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.ndimage import binary_dilation
 
 from command_line import ArgumentParser, run_command
 from cube_model import CubeModel, expect_from_neighbours
@@ -39,6 +43,11 @@ NOISE_ALLOWANCE = 2.0
 LEAST_NOISE_SCALE = 0.5
 # Of fewer values no scatter is measured.
 LEAST_SAMPLE = 25
+# Spaxels with data at fewer wavelengths than this share, and those around them, are the ragged edge of the field. Their
+# scatter is also taken from this quantile of the deviations, and raised by this factor for a voxel beside a gap.
+WHOLE_SPECTRUM = 0.98
+EDGE_QUANTILE, EDGE_QUANTILE_SIGMA = 0.95, 1.96
+BESIDE_GAP = 3.0
 # Of fewer wavelengths nothing is learnt about one of them.
 LEAST_WAVELENGTHS = 3
 
@@ -239,10 +248,20 @@ def _image_scale(deviation: np.ndarray, noise: np.ndarray) -> np.ndarray:
 def _noise_scale(deviation: np.ndarray, noise: np.ndarray) -> np.ndarray:
     # By image, and more for spaxels whose spectrum scatters more than the images do: there the expectation is poor.
     by_image = _image_scale(deviation, noise)[:, None, None]
+    there = np.isfinite(deviation)
     ratio = np.abs(deviation / (noise * by_image)).reshape(len(deviation), -1).T
     by_spaxel = 1.4826 * median_along_rows(ratio)
-    by_spaxel[np.isfinite(ratio).sum(axis=1) < LEAST_SAMPLE] = 1.0
-    return by_image * np.fmax(by_spaxel, 1.0).reshape(deviation.shape[1:]).astype(np.float32)
+    share = there.mean(axis=0)
+    ragged = binary_dilation((share > 0) & (share < WHOLE_SPECTRUM), np.ones((3, 3))) & (share > 0)
+    edge = ragged.ravel()
+    by_spaxel[edge] = np.fmax(by_spaxel[edge], np.nanquantile(ratio[edge], EDGE_QUANTILE, axis=1) / EDGE_QUANTILE_SIGMA)
+    by_spaxel[there.reshape(len(there), -1).sum(axis=0) < LEAST_SAMPLE] = 1.0
+    scale = by_image * np.fmax(by_spaxel, 1.0).reshape(share.shape).astype(np.float32)
+    beside_gap = np.zeros(there.shape, bool)
+    beside_gap[1:] = ~there[:-1]
+    beside_gap[:-1] |= ~there[1:]
+    scale[beside_gap & ragged] *= BESIDE_GAP
+    return scale
 
 
 def _median_of_neighbouring_wavelengths(image: np.ndarray, place: tuple[np.ndarray, ...], window: int) -> np.ndarray:

@@ -29,7 +29,7 @@ def reference_find_spikes(
             deviation, local = deviations(spikes)
             sigma = noise * _image_scale(deviation, noise)[:, None, None]
             if across_wavelengths:
-                sigma = sigma * _spaxel_scale(deviation, sigma)
+                sigma = sigma * _spaxel_scale(deviation, sigma) * _beside_gap(deviation)
             box, around = (box_size if median_test else None, window) if across_wavelengths else (None, None)
             found = _look(deviation, local, spikes, (nsigma - 2) * sigma, box, around, fwhm)
             if np.array_equal(found, spikes):
@@ -204,11 +204,34 @@ def _image_scale(deviation, noise):
 
 
 def _spaxel_scale(deviation, sigma):
-    out = np.ones(deviation.shape[1:])
+    out, ragged = np.ones(deviation.shape[1:]), _ragged(deviation)
     for place in np.ndindex(out.shape):
         ratio = np.abs(deviation[:, *place]) / sigma[:, *place]
-        if np.isfinite(ratio).sum() >= 25:
-            out[place] = max(1.0, 1.4826 * _median(ratio))
+        ratio = ratio[np.isfinite(ratio)]
+        if ratio.size >= 25:
+            at_edge = np.quantile(ratio, 0.95) / 1.96 if ragged[place] else 0.0
+            out[place] = max(1.0, 1.4826 * np.median(ratio), at_edge)
+    return out
+
+
+def _ragged(deviation):
+    share = np.isfinite(deviation).mean(axis=0)
+    partly = (share > 0) & (share < 0.98)
+    ny, nx = share.shape
+    return np.array(
+        [
+            [share[y, x] > 0 and partly[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2].any() for x in range(nx)]
+            for y in range(ny)
+        ]
+    )
+
+
+def _beside_gap(deviation):
+    out, ragged = np.ones(deviation.shape), _ragged(deviation)
+    for wavelength, y, x in np.ndindex(deviation.shape):
+        around = deviation[max(wavelength - 1, 0) : wavelength + 2, y, x]
+        if ragged[y, x] and not np.isfinite(np.delete(around, min(wavelength, 1))).all():
+            out[wavelength, y, x] = 3.0
     return out
 
 

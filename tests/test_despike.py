@@ -109,6 +109,25 @@ def test_clean_cube_has_no_spikes(limb):
     assert find_spikes(*limb, psf_fwhm=FWHM_SPAXELS).sum() <= 1e-5 * np.isfinite(limb[0]).sum()
 
 
+@pytest.mark.parametrize("seed", [30, 31])
+def test_where_pixels_enter_and_leave_at_the_edge_of_the_field_few_voxels_are_taken_for_spikes(limb, seed):
+    """There voxels are now more, now less of what lies inside, in runs with gaps between them, as drizzled cubes are."""
+    sci, err = (array.copy() for array in limb)
+    rng = np.random.default_rng(seed)
+    last = np.isfinite(sci).any(axis=(0, 1)).nonzero()[0].max()
+    for y in range(sci.shape[1]):
+        start = 0
+        while start < len(sci):
+            run = slice(start, start + rng.integers(5, 25))
+            share = rng.uniform(0, 1)
+            sci[run, y, last] = share * sci[run, y, last] + (1 - share) * sci[run, y, last - 1]
+            start = run.stop + rng.integers(0, 5)
+            sci[run.stop : start, y, last] = np.nan
+    assert find_spikes(sci, err, psf_fwhm=FWHM_SPAXELS).sum() <= 3e-5 * np.isfinite(sci).sum()
+    spiked, place, _ = add_spikes(sci, err, 1000, seed)
+    assert find_spikes(spiked, err, psf_fwhm=FWHM_SPAXELS)[place].mean() >= 0.98
+
+
 @pytest.mark.parametrize("spikes", ["none", "voxels", "footprints"])
 def test_moon_and_its_lines_keep_all_voxels(limb, spikes):
     sci, err = (array.astype(float) for array in limb)
