@@ -111,7 +111,7 @@ def test_clean_cube_has_no_spikes(limb):
 
 @pytest.mark.parametrize("seed", [30, 31])
 def test_where_pixels_enter_and_leave_at_the_edge_of_the_field_few_voxels_are_taken_for_spikes(limb, seed):
-    """There voxels are now more, now less of what lies inside, in runs with gaps between them, as drizzled cubes are."""
+    """There voxels are now more, now less of what lies inside, in runs with gaps, as drizzled cubes are."""
     sci, err = (array.copy() for array in limb)
     rng = np.random.default_rng(seed)
     last = np.isfinite(sci).any(axis=(0, 1)).nonzero()[0].max()
