@@ -53,7 +53,7 @@ LEAST_SCATTER_BESIDE = 3.5
 # if the line spread has a FWHM of two pixels.
 LEAST_WINGS = 0.5
 # Pixels around a hit go with it from here on.
-WING_SIGMA = 2.5
+WING_SIGMA = 2.0
 VARIANCES = ("VAR_POISSON", "VAR_RNOISE", "VAR_FLAT")
 
 

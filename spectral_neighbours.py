@@ -46,7 +46,9 @@ def expect(
     terms = np.where(usable[..., None], terms, 0)
     # Where a term was interpolated it has no error of its own.
     noise = np.where(np.isfinite(noise), noise, 0) / errors[..., None]
-    weight = np.where(fitted & usable, 1 / errors, 0)[..., None]
+    weight = np.where(usable, 1 / errors, 0)[..., None]
+    weighted = _in_blocks(terms * weight)
+    weight = np.where(fitted[..., None], weight, 0)
     design, target = _in_blocks(terms * weight), _in_blocks(np.nan_to_num(values)[..., None] * weight)
     transposed = design.swapaxes(-1, -2)
     normal, right = _over_windows(transposed @ design), _over_windows(transposed @ target)
@@ -57,10 +59,12 @@ def expect(
     normal = normal / scale / scale.swapaxes(-1, -2) + RIDGE * np.eye(normal.shape[-1])
     inverse = np.linalg.inv(normal) / scale / scale.swapaxes(-1, -2)
     coefficients = _at_pixels((inverse @ right)[..., 0], len(values))
-    leverage = ((design @ inverse) * design).sum(axis=-1).swapaxes(1, 2).reshape(-1, values.shape[1])[: len(values)]
-    left = 1 - np.minimum(leverage, MOST_LEVERAGE)
+    leverage = ((weighted @ inverse) * weighted).sum(axis=-1).swapaxes(1, 2).reshape(-1, values.shape[1])[: len(values)]
+    left = np.where(fitted, 1 - np.minimum(leverage, MOST_LEVERAGE), 1)
+    # The error of the coefficients, for pixels in the fit and for those that are not.
+    spread = np.where(fitted, 1 / left, 1 + leverage)
     with_itself = np.where(usable, (coefficients * terms).sum(axis=-1), np.nan)
-    gain = np.sqrt((1 + ((coefficients * noise) ** 2).sum(axis=-1)) / left)
+    gain = np.sqrt((1 + ((coefficients * noise) ** 2).sum(axis=-1)) * spread)
     return values - (values - with_itself) / left, gain
 
 
