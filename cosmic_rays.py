@@ -186,9 +186,11 @@ def _spectra_of_others(others: list[np.ndarray], errors: list[np.ndarray]) -> li
 
 def _scatter_beside(deviation: np.ndarray) -> np.ndarray:
     """The same along x, one where it may be chance: what many columns show in one row is a line."""
-    padded = np.pad(np.abs(deviation), ((0, 0), (BESIDE // 2,) * 2), constant_values=np.nan)
-    windows = np.lib.stride_tricks.sliding_window_view(padded, BESIDE, axis=1)
-    scatter = 1.4826 * nan_median(np.moveaxis(windows, -1, 0).copy())
+    width, columns = min(BESIDE, deviation.shape[1]), np.arange(deviation.shape[1])
+    windows = np.lib.stride_tricks.sliding_window_view(np.abs(deviation), width, axis=1)
+    # At the slice's edges the window moves inward: of few columns two hits would be most.
+    start = np.clip(columns - width // 2, 0, columns.size - width)
+    scatter = 1.4826 * nan_median(np.moveaxis(windows, -1, 0).copy())[:, start]
     return np.where(scatter > LEAST_SCATTER_BESIDE, scatter, 1.0)
 
 

