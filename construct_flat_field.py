@@ -152,6 +152,12 @@ def _check_dithers(cubes: list[Cube]) -> None:
                 f"{cube.path} has backplanes of another shape than its images ({', '.join(odd)}): run navigate.py on "
                 "it again."
             )
+        wrong = [name for name in _PLANES if np.any(np.abs(cube.hdul[name].data) > 360)]
+        if wrong:
+            raise FileFormatError(
+                f"{cube.path} has backplanes with values that are no angles ({', '.join(wrong)}): run navigate.py on "
+                "it again."
+            )
         for key in SAME_BAND:
             if cube.header.get(key) != first.header.get(key):
                 raise InputError(

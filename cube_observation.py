@@ -76,8 +76,8 @@ def exposure_bounds(cube: Cube) -> tuple[str, ...]:
     FileFormatError
         If one is no time.
     """
-    times = [cube.header.get(key) for key in ("EXPSTART", "EXPEND")]
     with values_from(cube.path, "a wrong time in its header"):
+        times = [cube.header.get(key) for key in ("EXPSTART", "EXPEND")]
         return tuple(_utc(_from_mjd(time)) for time in times if isinstance(time, int | float))
 
 

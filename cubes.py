@@ -35,6 +35,8 @@ LARGEST_VALUES |= {f"{key}{i}_{j}": 1e3 for key in ("PC", "CD") for i in (1, 2, 
 LARGEST_VALUES |= {"CRVAL1": 720.0, "CRVAL2": 90.0, "CRVAL3": 1e9, "CDELT1": 1.0, "CDELT2": 1.0, "CDELT3": 1e9}
 SKY_KEYS = {f"{key}{axis}" for key in ("CTYPE", "CRVAL", "CRPIX") for axis in (1, 2)}
 LARGEST_VALUES |= {"MT_RA": 720.0, "MT_DEC": 90.0, "PA_V3": 720.0, "VELOSYS": 1e6}
+# They would turn wavelength and sky into one another: 0, or not there.
+_MIXING_KEYS = [f"{key}{axes}" for key in ("PC", "CD") for axes in ("1_3", "2_3", "3_1", "3_2")]
 
 
 class DQ(IntFlag):
@@ -237,6 +239,9 @@ def _check_coordinates(cube: Cube) -> None:
             # WCSLIB takes what is no number for 0.
             if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= limit:
                 raise ValueError(f"{key} = {value!r}")
+        mixed = [key for key in _MIXING_KEYS if header.get(key, 0) != 0]
+        if mixed:
+            raise ValueError(f"{', '.join(mixed)}: the place on the sky changes with wavelength")
         if not {"CRVAL3", "CDELT3", "CD3_3"}.isdisjoint(header):
             wavelength = cube.wavelength
             steps = np.diff(wavelength)

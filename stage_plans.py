@@ -106,7 +106,7 @@ def plan_stage2(
                 inputs=(product.path, *members["backgrounds"], *members["imprints"]),
                 outputs=(out,),
                 versions=dict(versions),
-                memory=1.0 * GIGABYTE,
+                memory=1.5 * GIGABYTE,
             )
             yield Made(task, [dataclasses.replace(product, path=out, level="cal", variants=frozenset(variants))])
 

@@ -3,6 +3,8 @@
 A `Job` and its `Outcome` are plain data that can be sent between processes.
 """
 
+import ctypes
+import gc
 import importlib
 import inspect
 import json
@@ -25,6 +27,8 @@ from pipeline.logs import task_log
 from pipeline.records import Signature, file_digest, file_signature, plain_fact
 
 ERROR_LENGTH = 300
+# Above this [bytes] a process gives back what its job no longer needs: it is worth the tenth of a second.
+LARGE_MEMORY = 5e8
 
 
 class TaskError(Exception):
@@ -136,6 +140,8 @@ def run_job(job: Job, threads: int | None = None) -> Outcome:
         outcome.error = outcome.error or one_line(error)
     outcome.seconds = time.perf_counter() - start
     outcome.peak_memory = peak_memory()
+    if outcome.peak_memory > LARGE_MEMORY:
+        _give_memory_back()
     return outcome
 
 
@@ -201,6 +207,14 @@ def _reset_peak_memory() -> None:
     except OSError:
         # Only Linux has it; elsewhere the peak is that of the process so far.
         return
+
+
+def _give_memory_back() -> None:
+    """Return freed memory to the system: the C library would keep gigabytes of it, and the next job be charged."""
+    gc.collect()
+    with suppress(OSError, AttributeError):
+        # Only that of GNU has it.
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _signature_of_input(path: Path) -> Signature:

@@ -203,7 +203,10 @@ def fault(step: Callable[[Path, Path], object], bad: Path, out: Path, source: Pa
     except Exception:
         return f"not an InputError:\n{traceback.format_exc()}"
     else:
-        return unsound(out, bad, source or bad)
+        try:
+            return unsound(out, bad, source or bad)
+        except Exception:
+            return f"a product that can not be judged:\n{traceback.format_exc()}"
     finally:
         for path in set(out.parent.iterdir()) - others:
             if not path.is_dir():

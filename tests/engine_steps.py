@@ -45,6 +45,13 @@ def fail_on(path_in: Path, path_out: Path, word: str) -> None:
     write(path_out, path_in.read_text())
 
 
+def leave_a_hole(path_out: Path) -> None:
+    """Take 160 MB in small blocks and free all but the last, which the C library then can not give back by itself."""
+    blocks = [ctypes.create_string_buffer(16_000) for _ in range(10_000)]
+    globals()["last_block"] = blocks[-1]
+    write(path_out, "done")
+
+
 def leave(path_out: Path) -> None:
     """Exit as crds does when it gives up."""
     sys.exit(3)

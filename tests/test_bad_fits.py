@@ -1,5 +1,7 @@
 """Bad FITS files: every step makes something sound of them or says in one sentence what is wrong with which file."""
 
+import shutil
+
 import numpy as np
 import pytest
 from astropy.io import fits
@@ -92,3 +94,33 @@ def test_a_damaged_wcs_object_costs_itself(cases, place, damage):
     assert any("could not be shifted" in text for text in facts["warnings"])
     assert fits.getheader(out, "SCI")["CRVAL1"] != fits.getheader(bad, "SCI")["CRVAL1"]
     out.unlink()
+
+
+def test_sky_that_changes_with_wavelength_is_refused(cases, place):
+    case = cases["navigate"]
+    bad = place / "mixed_s3d_nav.fits"
+    shutil.copy(case.good, bad)
+    fits.setval(bad, "PC1_3", value=0.1, extname="SCI")
+    with pytest.raises(FileFormatError, match=f"{bad.name} has wrong coordinates.*PC1_3"):
+        case.step(bad, place / "out" / "product.fits")
+
+
+@pytest.mark.parametrize("value", [1e10, -np.inf])
+def test_backplanes_that_are_no_angles_make_no_flat(cases, place, value):
+    case = cases["construct_flat_field"]
+    bad = place / "angle_s3d_nav.fits"
+    shutil.copy(case.good, bad)
+    with fits.open(bad, mode="update") as hdul:
+        hdul["LON"].data[3, 3] = value
+    with pytest.raises(FileFormatError, match=f"{bad.name} has backplanes with values that are no angles.*LON"):
+        case.step(bad, place / "out" / "flat.fits")
+
+
+def test_a_card_that_is_none_is_said_before_the_run(cases, place):
+    case = cases["check"]
+    bad = place / "card_uncal.fits"
+    content = case.good.read_bytes()
+    start = content.index(b"EXPEND  =")
+    bad.write_bytes(content[: start + 10] + b"'" + content[start + 11 :])
+    with pytest.raises(FileFormatError, match=f"{bad.name} has a wrong time in its header"):
+        case.step(bad, place / "out" / "product_uncal.fits")

@@ -10,6 +10,7 @@ import tracemalloc
 import warnings
 from pathlib import Path
 
+import psutil
 import pytest
 from engine_steps import chain_plan, products
 
@@ -511,3 +512,14 @@ def test_the_engine_costs_little_memory(tmp_path):
         finally:
             tracemalloc.stop()
     assert (peaks[500] - peaks[100]) / 400 < 4e3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only the C library of GNU gives memory back when asked")
+def test_what_a_large_task_took_is_given_back(root, monkeypatch):
+    monkeypatch.setattr("pipeline.work.LARGE_MEMORY", 1e8)
+    process = psutil.Process()
+    before = process.memory_info().rss
+    out = root / "stage1/hole.txt"
+    result = run_quietly(Plan(root, [Task("stage1", "engine_steps:leave_a_hole", {"path_out": out}, (), (out,))]))
+    assert result.done[0].peak_memory > before + 1.5e8
+    assert process.memory_info().rss < before + 3e7

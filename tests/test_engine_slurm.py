@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -51,19 +52,13 @@ SlurmdParameters=config_overrides
 NodeName=localhost NodeAddr=127.0.0.1 CPUs=8 RealMemory=16000
 PartitionName=compute Nodes=localhost Default=YES MaxTime=INFINITE State=UP
 """
-# What the README says, in small; a lost job is told from a slow one after 15 s otherwise.
-JOBQUEUE = """
+# What the README's settings are made into here; a lost job is told from a slow one after 15 s otherwise.
+SMALLER = (("cores: 16 ", "cores: 1 "), ("64GB", "1GB"), ("12:00:00", "00:07:00"))
+MORE_SETTINGS = """
+    scheduler-options: {dashboard_address: ":0"}
 distributed:
   deploy:
     lost-worker-timeout: 2s
-jobqueue:
-  slurm:
-    cores: 1
-    processes: 1
-    memory: 1GB
-    walltime: "00:07:00"
-    queue: compute
-    scheduler-options: {dashboard_address: ":0"}
 """
 SCRIPT = """
 import sys
@@ -94,7 +89,8 @@ def slurm():
         (directory / "munge/key").chmod(0o600)
         configuration = SLURM.format(directory=directory, ports=free_ports(2), user=getpass.getuser())
         (directory / "slurm.conf").write_text(configuration)
-        (directory / "dask/jobqueue.yaml").write_text(JOBQUEUE)
+        settings = readme_text(r"\(\[dask-jobqueue\]\(\S+\)\):", SMALLER).partition("\n\n")[0]
+        (directory / "dask/jobqueue.yaml").write_text(settings + MORE_SETTINGS)
         environment = {
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}:{path}",
@@ -127,6 +123,16 @@ def slurm():
         yield environment
         subprocess.run(["scancel", *jobs(environment)], env=environment, check=False)
         wait_for(lambda: not jobs(environment), 30)
+
+
+def readme_text(heading: str, changes: Iterable[tuple[str, str]]) -> str:
+    """The indented text of the README after a heading, with what is too large for a test made smaller."""
+    block = re.search(rf"{heading}\n\n((?:    .*\n|\n)+)", (ROOT / "README.md").read_text())[1]
+    text = "\n".join(line[4:] for line in block.splitlines())
+    for printed, here in changes:
+        assert printed in text
+        text = text.replace(printed, here)
+    return text
 
 
 def free_ports(number: int) -> list[int]:
@@ -172,11 +178,8 @@ def test_tasks_of_cancelled_jobs_go_to_others(slurm, tmp_path, undisturbed, canc
 
 def test_the_readme_s_job_scripts_work(slurm, tmp_path, undisturbed, monkeypatch):
     """Those for a scheduler with workers in a job array, but for sizes and places."""
-    blocks = re.search(r"in a job array of your own:\n\n((?:    .*\n|\n)+)", (ROOT / "README.md").read_text())[1]
-    text = "\n".join(line[4:] for line in blocks.splitlines())
-    for printed, here in (("/data/", f"{tmp_path}/"), ("1-10", "1-2"), ("64G", "1G"), ("16", "1"), ("12:", "00:")):
-        assert printed in text
-        text = text.replace(printed, here)
+    changes = (("/data/", f"{tmp_path}/"), ("1-10", "1-2"), ("64G", "1G"), ("16", "1"), ("12:", "00:"))
+    text = readme_text("in a job array of your own:", changes)
     array, _, rest = text.partition("\n\n")
     scheduler, sbatch, _ = rest.strip().splitlines()
     (tmp_path / "workers.sh").write_text(array)
