@@ -50,7 +50,8 @@ def unsound(path: Path, bad: Path, source: Path) -> str | None:
         passed_on = name in before and np.array_equal(plane, before[name], equal_nan=True)
         if not passed_on and not np.all((plane >= low) & (plane <= high) | np.isnan(plane)):
             return f"{name} out of its range"
-    moved = "RA" in before and "RA" in planes and not np.array_equal(planes["RA"], before["RA"])
+    given, made = before.get("RA"), planes.get("RA")
+    moved = given is not None and made is not None and not np.array_equal(given, made, equal_nan=True)
     return (wrong_sky(cube) if moved else None) or wrong_cube(planes, images_of(source))
 
 
