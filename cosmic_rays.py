@@ -216,8 +216,8 @@ def mend_cosmic_rays_file(
     path_in, path_out
         The `*_cal.fits` to read and the file to write; they may be the same.
     others
-        Calibrated exposures of the same detector and setting, best three: with two hits left are half as many again,
-        with one three times as many. Without any, nothing is found, and a warning says so.
+        Calibrated exposures of the same detector and setting, best three: with two, hits left are a third more, with
+        one twice as many. Without any, nothing is found, and a warning says so.
     nsigma
         See `find_cosmic_rays`.
 
