@@ -62,10 +62,12 @@ def fit_flicker_noise(image: np.ndarray, unlit: np.ndarray) -> np.ndarray:
     rows, lines = image.shape
     order = _blocks_in_time()
     values = np.where(unlit & np.isfinite(image), image, np.nan).reshape(OUTPUTS * BLOCKS, -1, lines)[order]
+    if not np.isfinite(values).any():
+        return np.zeros(image.shape)
     values = values - _running_median(_block_means(values))[:, np.newaxis]
     for _ in range(2):
         sigma = 1.4826 * np.nanmedian(np.abs(values))
-        values = np.where(np.abs(values) < CLIP_SIGMA * sigma, values, np.nan)
+        values = np.where(np.abs(values) <= CLIP_SIGMA * sigma, values, np.nan)
     number = np.isfinite(values).sum(axis=1)
     total = np.nansum(values, axis=1)
     # Less one degree of freedom for each block.

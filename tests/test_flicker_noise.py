@@ -96,6 +96,13 @@ def test_a_rate_image_loses_its_stripes_and_keeps_all_else(tmp_path):
     assert "1/f noise of" in facts["notes"][0]
 
 
+def test_without_unlit_pixels_or_noise_nothing_is_taken_off():
+    image = np.random.default_rng(5).standard_normal((128, 20))
+    assert np.all(fit_flicker_noise(image, np.zeros(image.shape, bool)) == 0)
+    for empty in (np.nan, 1.0):
+        assert np.all(fit_flicker_noise(np.full_like(image, empty), np.ones(image.shape, bool)) == 0)
+
+
 def test_what_is_no_full_detector_is_refused():
     with pytest.raises(OptionError, match="full detector"):
         fit_flicker_noise(np.zeros((100, 20)), np.ones((100, 20), bool))
