@@ -137,6 +137,12 @@ def _describe(facts: dict[str, Any], wavelengths: int, warnings: list[str]) -> l
             f"the dithers differ in brightness as a whole (about {100 * facts['gain_width']:.1f} %), or the planet "
             "changes: a gradient of the flat is known no better than that"
         )
+    elif facts.get("gain_limit", 0) > 0.001:
+        notes.append(
+            "the dithers are taken to be equally bright; if they differ by "
+            f"{100 * facts['gain_limit']:.1f} %, which the data do not exclude, a gradient of that size is in the flat "
+            "and not in its error"
+        )
     return notes
 
 

@@ -4,6 +4,7 @@ That is how large the noise is against the errors stated, how much the flat vari
 whether the dithers differ in gain. A gain of the dithers and a gradient of the flat look the same in shifted images, so
 gains are let in only where the data are more probable with them (Bishop 2006, Pattern Recognition and Machine Learning,
 ch. 3.5). Then all but the gradient of the flat is free of them, and its error says how well the gradient is known.
+Elsewhere they are taken to be equal; the width up to which the data do not speak against gains says how far one may.
 """
 
 from dataclasses import dataclass, replace
@@ -34,6 +35,26 @@ class FlatData:
     shape: tuple[int, int]
 
 
+@dataclass(frozen=True)
+class Gains:
+    """Gains of the dithers.
+
+    Attributes
+    ----------
+    width
+        Prior width that was chosen.
+    limit
+        The largest width for which the band's data are about as probable as for the best: gains up to this may be.
+    band, errors
+        (dither,) ln of the band's gains, mean 0, and their 1-sigma errors.
+    """
+
+    width: float
+    limit: float
+    band: np.ndarray
+    errors: np.ndarray
+
+
 def common_variance(data: FlatData, chosen: np.ndarray) -> np.ndarray:
     """(data,) median over some wavelengths of each datum's variance, infinite for data that are never usable."""
     typical = typical_of_rows(data.variance[:, chosen], data.mask[:, chosen])
@@ -54,8 +75,8 @@ def _row_medians(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return ordered[np.arange(len(ordered)), np.maximum(mask.sum(axis=1) - 1, 0) // 2]
 
 
-def pilot(data: FlatData, scene: Scene) -> tuple[Priors, float, np.ndarray, np.ndarray]:
-    """From a few wavelengths: priors, noise / ERR, gains of the dithers (ln, mean 0) and their errors."""
+def pilot(data: FlatData, scene: Scene) -> tuple[Priors, float, Gains]:
+    """From a few wavelengths: priors, noise / ERR, and the gains of the dithers."""
     wavelengths = data.ln_sci.shape[1]
     few = np.unique(np.linspace(0, wavelengths - 1, _PILOT_WAVELENGTHS).round().astype(int))
     mask = data.mask[:, few]
@@ -72,8 +93,8 @@ def pilot(data: FlatData, scene: Scene) -> tuple[Priors, float, np.ndarray, np.n
         noise = float(np.median(robust) / np.sqrt(free))
         mask = data.mask[:, few] & (np.abs(residual) < _OUTLIER * noise * stated)
     filled = np.where(mask, data.ln_sci[:, few], data.ln_sci[:, few] - residual)
-    width, gains, gain_errors = _gains_of_evidence(fit, filled, freedom)
-    return replace(fit.priors, gain=width, **_flat_widths(fit, filled.mean(axis=1))), noise, gains, gain_errors
+    gains = _gains_of_evidence(fit, filled, freedom)
+    return replace(fit.priors, gain=gains.width, **_flat_widths(fit, filled.mean(axis=1))), noise, gains
 
 
 def _flat_widths(fit: JointFit, data: np.ndarray) -> dict[str, float]:
@@ -89,8 +110,8 @@ def _flat_widths(fit: JointFit, data: np.ndarray) -> dict[str, float]:
     return {name: float(np.clip(value, *_FLAT_WIDTHS)) for name, value in found.items()}
 
 
-def _gains_of_evidence(fit: JointFit, data: np.ndarray, freedom: float) -> tuple[float, np.ndarray, np.ndarray]:
-    """That width of the gains for which the data are most probable, the band's gains (ln, mean 0) and their errors.
+def _gains_of_evidence(fit: JointFit, data: np.ndarray, freedom: float) -> Gains:
+    """The gains for which the data are most probable.
 
     Parameters
     ----------
@@ -110,19 +131,20 @@ def _gains_of_evidence(fit: JointFit, data: np.ndarray, freedom: float) -> tuple
     # Where the scene leaves more than the noise, the gains are known less well; once more as much, since what it leaves
     # is alike in neighbouring spaxels.
     precision = (np.linalg.inv(covariance) - own) / max(scatter, 1.0) ** 2
-    width = float(_GAIN_WIDTHS[0])
+    width, limits = float(_GAIN_WIDTHS[0]), []
     # A gain of all wavelengths looks like a gradient of the flat, which is one for all, too; gains that differ from
     # wavelength to wavelength do less so, but each has the noise of one wavelength.
     for found, known in ((gains[:, :1], precision), (gains[:, 1:], precision / data.shape[1])):
         pull = (known + own) @ found
         evidence = np.array([_evidence(known + eye / w**2, pull, w) for w in _GAIN_WIDTHS])
+        limits.append(float(_GAIN_WIDTHS[evidence > evidence.max() - 1][-1]))
         if evidence.max() - evidence[0] > _CONVINCING_EVIDENCE:
             # The largest that is about as probable as the best: too wide costs less than too narrow.
-            width = max(width, float(_GAIN_WIDTHS[evidence > evidence.max() - 1][-1]))
+            width = max(width, limits[-1])
     posterior = np.linalg.inv(precision + eye / width**2)
     centre = eye - 1 / len(eye)
     band = centre @ posterior @ (precision + own) @ gains[:, 0]
-    return width, band, np.sqrt(np.diag(centre @ posterior @ centre))
+    return Gains(width, max(width, limits[0]), band, np.sqrt(np.diag(centre @ posterior @ centre)))
 
 
 def _evidence(precision: np.ndarray, pull: np.ndarray, width: float) -> float:

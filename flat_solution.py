@@ -75,7 +75,9 @@ def construct_flat(
         Without wavelength, grid and identity. NaN where no dither has a usable voxel.
     facts : dict
         'scatter_ratio' (scatter between dithers before / after, median over wavelengths), 'scatter_before',
-        'scatter_after' (medians), 'gain_width' (prior width of the dithers' gains that was chosen), 'n_corrected',
+        'scatter_after' (medians), 'gain_width' (prior width of the dithers' gains that was chosen), 'gain_limit' (width
+        up to which the data do not speak against gains: where it is the larger, gains were taken to be equal, and if
+        they are not, a gradient of about that size is in the flat and not in its error), 'n_corrected',
         'gains' and 'gain_errors' (of the dithers, mean of the band), 'noise_factor' (noise found / ERR).
 
     Raises
@@ -105,14 +107,14 @@ def construct_flat(
     facts: dict[str, Any] = {"n_corrected": int(corrected.sum())}
     if corrected.any():
         scene = Scene(data.sight, spacing, bin_aspect, len(sci))
-        priors, noise, gains, gain_errors = pilot(data, scene)
+        priors, noise, gains = pilot(data, scene)
         ln_flat, ln_error = _solve_all(data, scene, priors, noise, nsigma, sigma_iterations)
         some = np.unique(np.linspace(0, corrected.sum() - 1, _HELD_OUT_WAVELENGTHS).round().astype(int))
         tested = np.nonzero(corrected)[0][some]
         before[tested], after[tested] = _scatter_of_dither_held_out(data, some, scene, priors, noise)
         flat[corrected], error[corrected] = _normalised(ln_flat, ln_error, sci.shape[2:], max_correction)
-        facts |= {"gain_width": priors.gain, "noise_factor": noise}
-        facts |= {"gains": np.exp(gains).tolist(), "gain_errors": gain_errors.tolist()}
+        facts |= {"gain_width": gains.width, "gain_limit": gains.limit, "noise_factor": noise}
+        facts |= {"gains": np.exp(gains.band).tolist(), "gain_errors": gains.errors.tolist()}
     facts["scatter_before"], facts["scatter_after"] = (_median(values) for values in (before, after))
     facts["scatter_ratio"] = _median(before / after)
     return Flat(flat, error, corrected, scatter_before=before, scatter_after=after), facts

@@ -139,6 +139,24 @@ def test_brightness_of_single_dithers_does_not_leak_into_the_flat(dithers, field
         assert (np.abs(wrong) < 3 * np.array(facts["gain_errors"])).all()
 
 
+@pytest.mark.parametrize("field", list(CENTRES))
+def test_a_gradient_is_as_uncertain_as_the_error_or_the_unseen_gains_say(dithers, field):
+    """Flats and gains drawn anew: of four gains the data see one combination, which by chance may be small."""
+    data = dithers[field]
+    ratios = []
+    for seed in range(70, 78):
+        truth = stripes(data.sci.shape[2:], 0.03, "slices", seed=seed)
+        sci, err = (values[:, ::4] for values in data.observed(truth, 300, seed=seed))
+        gain = np.exp(np.random.default_rng(seed).normal(0, 0.01, (4, 1, 1, 1)))
+        flat, facts = construct_flat(sci * gain, err * gain, *data.geometry, **data.options)
+        stated = flat.error / flat.flat
+        if facts["gain_limit"] > facts["gain_width"]:
+            stated = np.hypot(stated, facts["gain_limit"])
+        ratios.append(np.sqrt(np.nanmean((misfit(flat.flat, truth) / stated) ** 2)))
+    assert max(ratios) < 3
+    assert 0.5 < np.sqrt(np.mean(np.square(ratios))) < 1.5
+
+
 @pytest.mark.parametrize(("shift", "direction"), [(123.4, 1), (275.0, 1), (0.0, -1)])
 def test_longitudes_may_start_anywhere(dithers, shift, direction):
     data = dithers["limb"]  # with the pole in it: every longitude occurs
