@@ -26,6 +26,8 @@ from flat_files import SAME_BAND, Flat, IfuGrid, flat_path_of, fringe_label, rea
 
 STEP = "flat"
 _PLANES_AT_A_TIME = 16
+# What is beyond is no flat of any detector, but damage; single-precision values divided by it may have no error left.
+PLAUSIBLE = (1e-3, 1e3)
 
 
 def apply_flat(
@@ -38,15 +40,15 @@ def apply_flat(
     sci, err, dq
         (wavelength, y, x) brightness, its 1-sigma error (any unit) and data-quality flags; NaN stays NaN.
     flat, flat_err
-        The flat and its 1-sigma error, same shape. NaN, or a flat that is not positive: not known. Where the flat is
-        1 without error, values stay bit for bit.
+        The flat and its 1-sigma error, same shape. NaN, or a flat beyond `PLAUSIBLE`: not known. Where the flat is 1
+        without error, values stay bit for bit.
 
     Returns
     -------
     sci, err, dq : numpy.ndarray
         New arrays of the types given; DQ gains NO_FLAT_FIELD where the flat is not known.
     """
-    known = (flat > 0) & (flat < np.inf)
+    known = (flat > PLAUSIBLE[0]) & (flat < PLAUSIBLE[1])
     divisor = np.where(known, flat, 1).astype(sci.dtype, copy=False)
     new_sci = sci / divisor
     added = new_sci * np.where(known, flat_err, 0)

@@ -8,6 +8,7 @@ from astropy.io import fits
 from bad_fits import drive, fault
 from bad_fits_cases import all_cases
 
+from cubes import DQ
 from errors import FileFormatError
 
 # Quick steps meet more files; `python tests/bad_fits.py --files 1000` drives all of them for an hour.
@@ -124,3 +125,18 @@ def test_a_card_that_is_none_is_said_before_the_run(cases, place):
     bad.write_bytes(content[: start + 10] + b"'" + content[start + 11 :])
     with pytest.raises(FileFormatError, match=f"{bad.name} has a wrong time in its header"):
         case.step(bad, place / "out" / "product_uncal.fits")
+
+
+@pytest.mark.parametrize("value", [1e-40, 1e-9, 1e30, np.inf, -1.0])
+def test_what_no_flat_can_be_leaves_its_voxel_alone(cases, place, value):
+    case = cases["flat_field, the flat bad"]
+    bad, out = place / "implausible_flat.fits", place / "out" / "product.fits"
+    shutil.copy(case.good, bad)
+    with fits.open(bad, mode="update") as hdul:
+        hdul[0].data[5, 7, 6] = value
+    assert fault(case.step, bad, out.with_name("other.fits"), case.source) is None
+    case.step(bad, out)
+    with fits.open(out) as made, fits.open(case.source) as given:
+        assert made["SCI"].data[5, 7, 6] == given["SCI"].data[5, 7, 6]
+        assert made["DQ"].data[5, 7, 6] == given["DQ"].data[5, 7, 6] | DQ.NO_FLAT_FIELD
+    out.unlink()
