@@ -130,7 +130,10 @@ def plan_cosmic_rays(products: Iterable[Product], options: Options, *, versions:
         arguments = {"others": list(paths), **options.of_step("cosmic_rays")}
         function = "cosmic_rays:mend_cosmic_rays_file"
         task = _one_to_one("cosmic_rays", function, product, out, arguments, versions)
-        task = dataclasses.replace(task, inputs=(product.path, *paths), minimum_inputs=0, droppable=paths)
+        # Measured with four exposures of NIRSpec: 1.05 GB.
+        memory = 1.5 * GIGABYTE
+        inputs = (product.path, *paths)
+        task = dataclasses.replace(task, inputs=inputs, minimum_inputs=0, droppable=paths, memory=memory)
         yield Made(task, [dataclasses.replace(product, path=out)], [product])
 
 

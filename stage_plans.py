@@ -56,7 +56,7 @@ def plan_stage1(
             inputs=(product.path,),
             outputs=(out,),
             versions=dict(versions),
-            memory=0.5 * GIGABYTE + 30 * size,
+            memory=1.0 * GIGABYTE + 30 * size,
         )
         yield Made(task, [dataclasses.replace(product, path=out, level="rate")])
 
