@@ -27,7 +27,7 @@ from pipeline.logs import task_log
 from pipeline.records import Signature, file_digest, file_signature, plain_fact
 
 ERROR_LENGTH = 300
-# Above this [bytes] a process gives back what its job no longer needs: it is worth the tenth of a second.
+# A job that took more than this [bytes] is worth the tenth of a second in which its process gives back what is free.
 LARGE_MEMORY = 5e8
 
 
@@ -123,6 +123,7 @@ def run_job(job: Job, threads: int | None = None) -> Outcome:
     """
     outcome = Outcome(job.number, host=socket.gethostname(), process=os.getpid())
     _reset_peak_memory()
+    memory = peak_memory()
     start = time.perf_counter()
     try:
         with task_log(job.log, append=job.attempt > 1) as log:
@@ -140,7 +141,7 @@ def run_job(job: Job, threads: int | None = None) -> Outcome:
         outcome.error = outcome.error or one_line(error)
     outcome.seconds = time.perf_counter() - start
     outcome.peak_memory = peak_memory()
-    if outcome.peak_memory > LARGE_MEMORY:
+    if outcome.peak_memory - memory > LARGE_MEMORY:
         _give_memory_back()
     return outcome
 

@@ -39,6 +39,13 @@ def _one_thread():
         yield
 
 
+@pytest.fixture(autouse=True)
+def _usual_ctrl_c():
+    # Libraries that some tests import (dask-jobqueue) take it for themselves.
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @dataclass(frozen=True)
 class Observation:
     """A data root with its environment (CRDS cache, kernels) and what the command that reduced it said."""

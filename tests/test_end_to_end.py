@@ -231,8 +231,10 @@ def test_a_run_stopped_while_navigating_goes_on_to_the_same_products(made, tmp_p
     assert not list(data.root.rglob(".partial-*"))
 
 
-def test_a_truncated_exposure_costs_its_dither_and_leaves_the_others(made, tmp_path):
+def test_a_truncated_exposure_costs_its_dither_and_leaves_the_others(made, tmp_path, request):
     observation, expected = made
+    if observation.instrument == "nirspec" and not request.config.getoption("--long"):
+        pytest.skip("takes a minute: asked for with --long")
     data = observation.copy(tmp_path / "data")
     (damaged,) = (data.root / "stage0").glob("*_00002_*_uncal.fits")
     damaged.write_bytes(damaged.read_bytes()[: 2880 * 1000])

@@ -165,7 +165,8 @@ def test_a_killed_worker_s_task_goes_elsewhere_and_if_all_are_killed_the_next_ru
     assert "no Dask worker has been there" in result.table
     notes = [note for task in result.results for note in task.notes]
     assert any("was lost; run again" in note for note in notes)
-    assert 5 <= len(result.done) < 9
+    # What the killed workers had made and not yet handed over is lost with them.
+    assert 3 <= len(result.done) < 9
     assert result.failed == []
     assert partial_files(root) == []
     done = {path: path.stat().st_mtime_ns for path in root.glob("stage?/*.txt")}
