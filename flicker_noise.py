@@ -87,20 +87,22 @@ def fit_flicker_noise(image: np.ndarray, unlit: np.ndarray) -> np.ndarray:
     return np.repeat(estimate[order], rows // (OUTPUTS * BLOCKS), axis=0)
 
 
-def clean_rate_file(path_in: str | Path, path_out: str | Path, mask: str | Path) -> dict[str, Any]:
-    """Take 1/f noise off a rate image; errors and flags stay as they are.
+def clean_rate_file(path: str | Path, mask: str | Path) -> dict[str, Any]:
+    """Take 1/f noise off a rate image, in place; errors and flags stay as they are.
+
+    Exposures of other instruments than NIRSpec, whose detectors are read in another order, are left alone.
 
     Parameters
     ----------
-    path_in, path_out
-        The `*_rate.fits` to read and the file to write; they may be the same.
+    path
+        The `*_rate.fits`.
     mask
         The mask of unlit pixels that `jwst`'s `clean_flicker_noise` saves (`save_mask`), (y, x) or one per integration.
 
     Returns
     -------
     dict
-        'notes' (list of sentences).
+        'notes' (list of sentences); nothing for other instruments.
 
     Raises
     ------
@@ -109,14 +111,16 @@ def clean_rate_file(path_in: str | Path, path_out: str | Path, mask: str | Path)
     OptionError
         If image and mask do not go together.
     """
-    rate = Cube(Path(path_in), read_fits(path_in))
+    rate = Cube(Path(path), read_fits(path))
+    if rate.header.get("INSTRUME") != "NIRSPEC":
+        return {}
     unlit = read_fits(mask)["SCI"].data.astype(bool)
     unlit = unlit.all(axis=0) if unlit.ndim == 3 else unlit
     noise = fit_flicker_noise(np.where(rate.good, rate.sci, np.nan), unlit)
     rate.sci[...] -= noise
     rms = float(noise.std())
     rate.add_note(STEP, "1/f noise fitted along lines", {"rms": rms})
-    write_cube(rate, path_out)
+    write_cube(rate, path)
     return {"notes": [f"1/f noise of {rms:.3g} DN/s rms along lines taken off"]}
 
 

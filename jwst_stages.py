@@ -57,7 +57,7 @@ def run_stage1(path_in: Path, path_out: Path, *, steps: StepParameters | None = 
         rate, facts = directory / path_out.name, {}
         # Saved where 1/f noise was cleaned and `save_mask` asked for.
         for mask in directory.glob("*_mask.fits") if rate.is_file() else ():
-            facts = clean_rate_file(rate, rate, mask)
+            facts = clean_rate_file(rate, mask)
         return facts | _deliver(directory, [path_out])
 
 

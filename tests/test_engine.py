@@ -534,3 +534,12 @@ def test_what_a_large_task_took_is_given_back(root, monkeypatch):
     result = run_quietly(Plan(root, [Task("stage1", "engine_steps:leave_a_hole", {"path_out": out}, (), (out,))]))
     assert result.done[0].peak_memory > before + 1.5e8
     assert process.memory_info().rss < before + 3e7
+
+
+def test_small_tasks_in_a_large_process_do_not_wait_for_memory_to_be_given_back(tmp_path, monkeypatch):
+    given_back = []
+    monkeypatch.setattr("pipeline.work._give_memory_back", lambda: given_back.append(1))
+    monkeypatch.setattr("pipeline.work.LARGE_MEMORY", 3e7)
+    assert psutil.Process().memory_info().rss > 3e7
+    run_quietly(trivial_plan(tmp_path, 5))
+    assert given_back == []

@@ -81,11 +81,13 @@ def test_a_rate_image_loses_its_stripes_and_keeps_all_else(tmp_path):
     arrays = {"SCI": image, "ERR": np.full_like(image, WHITE), "DQ": dq}
     hdus = [fits.ImageHDU(array, name=name) for name, array in arrays.items()]
     path = tmp_path / "a_rate.fits"
-    fits.HDUList([fits.PrimaryHDU(), *hdus]).writeto(path)
+    primary = fits.PrimaryHDU()
+    primary.header["INSTRUME"] = "NIRSPEC"
+    fits.HDUList([primary, *hdus]).writeto(path)
     fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(np.array([unlit, unlit], np.float32), name="SCI")]).writeto(
         tmp_path / "m.fits"
     )
-    facts = clean_rate_file(path, path, tmp_path / "m.fits")
+    facts = clean_rate_file(path, tmp_path / "m.fits")
     with fits.open(path) as hdul:
         removed = image - hdul["SCI"].data
         np.testing.assert_allclose(removed[dq == 0], fit_flicker_noise(image, unlit)[dq == 0], atol=1e-4)
@@ -94,6 +96,17 @@ def test_a_rate_image_loses_its_stripes_and_keeps_all_else(tmp_path):
         assert hdul[0].header["REDUCT1"] == "1/f noise fitted along lines"
         assert hdul[0].header["FLICKER_NOISE RMS"] == pytest.approx(np.nanstd(removed), rel=0.01)
     assert "1/f noise of" in facts["notes"][0]
+
+
+def test_detectors_that_are_read_in_another_order_are_left_alone(tmp_path):
+    noise, _, unlit = expose(5)
+    for name, array in (("a_rate.fits", noise), ("m.fits", unlit)):
+        primary, image = fits.PrimaryHDU(), fits.ImageHDU(array.astype(np.float32), name="SCI")
+        primary.header["INSTRUME"] = "MIRI"
+        fits.HDUList([primary, image]).writeto(tmp_path / name)
+    before = (tmp_path / "a_rate.fits").read_bytes()
+    assert clean_rate_file(tmp_path / "a_rate.fits", tmp_path / "m.fits") == {}
+    assert (tmp_path / "a_rate.fits").read_bytes() == before
 
 
 def test_without_unlit_pixels_or_noise_nothing_is_taken_off():
