@@ -8,6 +8,10 @@ Method (King et al. 2023, RNAAS 7, 223; `psf_model`): the illuminated disc D, 1 
 mu0^k mu^(k-1) (Minnaert 1941, ApJ 93, 403), on a grid at least 5 times finer than the spaxels and 150 pixels across the
 disc; its convolution with a Gaussian G of the instrument's FWHM at each wavelength, sampled at the spaxels' centres.
 The divisor is (G * D) / D: with a Minnaert law the planet's own limb darkening stays.
+
+The divisor has no noise, so that a voxel keeps its signal-to-noise ratio: ERR is by how much the corrected value would
+scatter if the observation were repeated. It has no share of what the model does not know: belts and spots stay as
+blurred as they were, and pointing and FWHM are taken as they are.
 """
 
 import sys
