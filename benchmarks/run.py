@@ -44,6 +44,8 @@ def _rows() -> dict[str, Callable[[Workspace], Benchmark]]:
         "despike": bench_corrections.despike,
         "defringe_1d_channel_1": bench_defringe.channel_1,
         "defringe_1d_channel_4": bench_defringe.channel_4,
+        "defringe_1d_alone_channel_1": bench_defringe.channel_1_alone,
+        "defringe_1d_alone_channel_4": bench_defringe.channel_4_alone,
         "plot": bench_plots.plot,
         "animation": bench_plots.animation,
         "engine": bench_engine.engine,
