@@ -20,7 +20,7 @@ import numpy as np
 from combined_flat import effective_flat, positions_in
 from command_line import ArgumentParser, run_command
 from cubes import DQ, Cube, read_cube, write_cube
-from errors import InputError
+from errors import FileFormatError, InputError
 from files import written_whole
 from flat_files import SAME_BAND, Flat, IfuGrid, flat_path_of, fringe_label, read_flat
 
@@ -139,12 +139,23 @@ def flat_field_combined_file(
                 raise InputError(f"{path} and {path_in} have different wavelengths: give the dithers of one band.")
             values, error, has_flat = _matched(flat, dither, source)
             np.logical_and(corrected, has_flat, out=corrected)
-            weight = dither.hdul["WMAP"].data if "WMAP" in dither.hdul else np.ones(dither.shape)
+            weight = _weight(dither)
             sci = np.where(dither.good, dither.sci, np.nan)
             yield sci, dither.err, weight, values, error, positions_in(dither, cube)
 
     effective = effective_flat(dithers())
     return _flat_fielded(cube, path_out, (*effective, corrected), source, fringe, dithers=len(dither_paths))
+
+
+def _weight(dither: Cube) -> np.ndarray:
+    if "WMAP" not in dither.hdul:
+        return np.ones(dither.shape)
+    weight = dither.hdul["WMAP"].data
+    if np.shape(weight) != dither.shape:
+        raise FileFormatError(
+            f"{dither.path} {dither.shape} has a WMAP of shape {np.shape(weight)}: make or download it again."
+        )
+    return weight
 
 
 def _source(flat_path: str | Path, cube: Cube, fringe: str) -> Path:

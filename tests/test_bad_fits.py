@@ -62,6 +62,16 @@ def test_backplanes_of_another_shape_make_no_flat(cases, place, name):
             case.step(bad, place / "out" / "flat.fits")
 
 
+def test_weights_of_another_shape_make_no_flat_of_combined_cubes(cases, place):
+    case = cases["flat_field, a dither bad"]
+    bad = place / "weights_s3d_nav.fits"
+    with fits.open(case.good) as hdul:
+        hdul["WMAP"].data = hdul["WMAP"].data[None]
+        hdul.writeto(bad)
+    with pytest.raises(FileFormatError, match=f"{bad.name}.*has a WMAP of shape"):
+        case.step(bad, place / "out" / "combined.fits")
+
+
 @pytest.mark.parametrize(
     ("step", "name", "kind"),
     [
