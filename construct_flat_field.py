@@ -42,6 +42,8 @@ _LEAST_DITHER_STEP = 1.0  # spaxels
 
 _PLANES = ("LAT", "LON", "EMISSION")
 _USED = (*_PLANES, "DOPPLER_BARY", "DISTANCE_RINGS")
+# What any angle and any planet's motion can be.
+_PLAUSIBLE = {**dict.fromkeys(_PLANES, (-360.0, 360.0)), "DOPPLER_BARY": (0.99, 1.01)}
 
 
 def construct_flat_field_files(
@@ -158,11 +160,12 @@ def _check_dithers(cubes: list[Cube]) -> None:
                 f"{cube.path} has backplanes of another shape than its images ({', '.join(odd)}): run navigate.py on "
                 "it again."
             )
-        wrong = [name for name in _PLANES if np.any(np.abs(cube.hdul[name].data) > 360)]
+        planes = {name: limits for name, limits in _PLAUSIBLE.items() if name in cube.hdul}
+        wrong = [n for n, (least, most) in planes.items() if _any_outside(cube.hdul[n].data, least, most)]
         if wrong:
             raise FileFormatError(
-                f"{cube.path} has backplanes with values that are no angles ({', '.join(wrong)}): run navigate.py on "
-                "it again."
+                f"{cube.path} has backplanes with values that can not be true ({', '.join(wrong)}): run navigate.py "
+                "on it again."
             )
         for key in SAME_BAND:
             if cube.header.get(key) != first.header.get(key):
@@ -184,6 +187,10 @@ def _check_dithers(cubes: list[Cube]) -> None:
             f"the cubes, {first.path} and others, all look at the same place on the planet (within {spread:.2f} "
             "spaxels): a flat needs dithers."
         )
+
+
+def _any_outside(values: np.ndarray, least: float, most: float) -> bool:
+    return bool(np.any((values < least) | (values > most)))
 
 
 def _place_on_target(cube: Cube) -> tuple[float, float]:

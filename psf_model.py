@@ -44,9 +44,10 @@ def psf_fwhm(wavelength: np.ndarray | float, instrument: str = "MIRI") -> np.nda
         If the instrument is another.
     """
     wavelength = np.asarray(wavelength, float)
-    if instrument.strip().upper() == "MIRI":
+    name = str(instrument).strip().upper()
+    if name == "MIRI":
         return 0.033 * wavelength + 0.106
-    if instrument.strip().upper() == "NIRSPEC":
+    if name == "NIRSPEC":
         wide = 0.12 + 1.9 * wavelength * np.exp(-24.4 / wavelength)
         narrow = 0.09 + 0.2 * wavelength * np.exp(-12.5 / wavelength)
         return np.sqrt(wide * narrow)

@@ -9,7 +9,7 @@ from bad_fits import drive, fault
 from bad_fits_cases import all_cases
 
 from cubes import DQ
-from errors import FileFormatError
+from errors import FileFormatError, InputError
 
 # Quick steps meet more files; `python tests/bad_fits.py --files 1000` drives all of them for an hour.
 SLOW = {"plot": 6, "animate": 4, "construct_flat_field": 6, "psf_correct": 12, "navigate with a fit": 12}
@@ -116,15 +116,24 @@ def test_sky_that_changes_with_wavelength_is_refused(cases, place):
         case.step(bad, place / "out" / "product.fits")
 
 
-@pytest.mark.parametrize("value", [1e10, -np.inf])
-def test_backplanes_that_are_no_angles_make_no_flat(cases, place, value):
+@pytest.mark.parametrize(("name", "value"), [("LON", 1e10), ("EMISSION", -np.inf), ("DOPPLER_BARY", 2e-193)])
+def test_backplanes_that_can_not_be_true_make_no_flat(cases, place, name, value):
     case = cases["construct_flat_field"]
     bad = place / "angle_s3d_nav.fits"
     shutil.copy(case.good, bad)
     with fits.open(bad, mode="update") as hdul:
-        hdul["LON"].data[3, 3] = value
-    with pytest.raises(FileFormatError, match=f"{bad.name} has backplanes with values that are no angles.*LON"):
+        hdul[name].data[3, 3] = value
+    with pytest.raises(FileFormatError, match=f"{bad.name} has backplanes with values that can not be true.*{name}"):
         case.step(bad, place / "out" / "flat.fits")
+
+
+@pytest.mark.parametrize("step", ["despike", "psf_correct"])
+def test_an_instrument_that_is_none_has_no_psf(cases, place, step):
+    bad = place / "instrument_s3d_nav.fits"
+    shutil.copy(cases[step].good, bad)
+    fits.setval(bad, "INSTRUME", value=-1)
+    with pytest.raises(InputError, match="the PSF of '-1' is not known: give its FWHM"):
+        cases[step].step(bad, place / "out" / "product.fits")
 
 
 def test_a_card_that_is_none_is_said_before_the_run(cases, place):
