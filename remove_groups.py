@@ -17,6 +17,7 @@ import numpy as np
 from astropy.io import fits
 
 from command_line import ArgumentParser, run_command
+from cubes import values_from
 from errors import FileFormatError, OptionError
 from files import written_whole
 from observations import UNREADABLE, check_complete, read_exposure
@@ -122,7 +123,7 @@ def remove_groups_file(path_in: str | Path, path_out: str | Path, *, groups: int
     except UNREADABLE as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise FileFormatError(f"{path_in} is no raw exposure ({reason}): download it again.") from error
-    with model:
+    with model, values_from(path_in, "a header that can't be written again"):
         model.meta.filename = path_out.name
         with written_whole(path_out) as temporary:
             model.save(str(temporary))

@@ -159,3 +159,14 @@ def test_what_no_flat_can_be_leaves_its_voxel_alone(cases, place, value):
         assert made["SCI"].data[5, 7, 6] == given["SCI"].data[5, 7, 6]
         assert made["DQ"].data[5, 7, 6] == given["DQ"].data[5, 7, 6] | DQ.NO_FLAT_FIELD
     out.unlink()
+
+
+@pytest.mark.filterwarnings("ignore:Keyword name")
+@pytest.mark.parametrize(("card", "broken"), [(b"PATT_NUM", b"P\x01TT_NUM"), (b"EXTEND  ", b"NAXIS(  ")])
+def test_a_header_that_can_not_be_written_again_is_refused(cases, place, card, broken):
+    case = cases["remove_groups"]
+    bad, out = place / "card_uncal.fits", place / "out" / "cut_uncal.fits"
+    bad.write_bytes(case.good.read_bytes().replace(card, broken, 1))
+    with pytest.raises(FileFormatError, match=f"{bad.name} has a header that can't be written again"):
+        case.step(bad, out)
+    assert not out.exists()
