@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from saturation_onset import compare_ramps
+from saturation_onset import MINIMUM_SNR, compare_ramps
 
 if TYPE_CHECKING:
     from stdatamodels.jwst.datamodels import RampModel
@@ -161,7 +161,7 @@ def find_ramp_onset(data: np.ndarray, groupdq: np.ndarray, pixeldq: np.ndarray, 
             total[valid] += step[valid]
             count[valid] += 1
     step, mean, reading = (np.concatenate(parts).astype(np.float32) for parts in (steps, before, readings))
-    bright = mean > MINIMUM_STEP_DN
+    bright = mean > MINIMUM_SNR**2
     step, mean, reading = step[bright], mean[bright], reading[bright]
     # Proportional to the photon noise; what it really is, is measured.
     error = np.sqrt(mean)

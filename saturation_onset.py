@@ -9,33 +9,46 @@ that uses all its groups well, its variance is the difference of theirs: Hausman
 measured instead, on voxels too faint to saturate. Pixels differ in gain, fringes and slices, so at one brightness some
 saturate and others do not: above the onset each voxel is judged by itself, the more readily the more of its like are
 affected.
+
+What noise allows: share found of voxels that are too low by 1-3 % / 3-10 %, no pixel of which is lost, among 60 000
+clean ones (of 10^6 of these, two are taken for saturated), by S/N of the longest ramp's voxels where they saturate
+(tests/test_desaturate.py). "Known": by the best test of single voxels (Neyman-Pearson, two of 10^6) if true brightness
+and the distribution of the pixels' onsets were known.
+
+    ramps [groups]      S/N 80       known         S/N 270      known         S/N 800      known
+    5, 4, 3, 2, 1       0.22 / 0.93  0.57 / 0.99   0.99 / 1.00  1.00 / 1.00   1.00 / 1.00  1.00 / 1.00
+    5, 3, 1             0.03 / 0.56  0.37 / 0.90   0.88 / 1.00  0.92 / 1.00   1.00 / 1.00  1.00 / 1.00
+    5, 1                0.00 / 0.10  0.28 / 0.71   0.15 / 0.88  0.47 / 0.98   0.95 / 1.00  0.97 / 1.00
+
+A pixel that saturates holds 60 000 electrons (NIRSpec) or 200 000 (MIRI), S/N 240 and 450, a voxel of several more. Of
+the voxels that are not found, at S/N 80 about half (3-10 %) and nine of ten (1-3 %) are within 3 ERR of the truth.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import ndtri
+from scipy.special import ndtr, ndtri
 
 MAD_TO_SIGMA = 1.4826
 MEDIAN_ERROR = 1.2533  # error of the median of n normal values, in sigma / sqrt(n)
 SAMPLE = 30_000  # voxels looked at in one pair of ramps; more tell nothing new
 VOXELS_PER_BIN = 250
 MAXIMUM_BINS = 80
+VOXELS_OF_ONE_LEVEL = 60  # to judge single voxels by
 MINIMUM_VOXELS = 50  # with fewer there is no onset to be found
 MINIMUM_SNR = 20.0  # fainter voxels, picked by a noisy value, would bias the ratio
 NOISE_BINS = 5  # in brightness: read noise and photon noise are not shared alike by two ramps
 SYSTEMATIC = 0.0005  # by how much ramps may differ, however little noise there is
 FAR = 4.0  # sigma: hardly by chance
 SHARE_OF_ONSET = 0.02  # share of affected voxels that makes a bin affected
-MOST, NEARLY_ALL = 0.5, 0.9
-THRESHOLDS = (3.5, 3.8)  # sigma, where nearly all and where most voxels are affected
 LIKELY = 2.0  # sigma by which a voxel is low enough to be looked at
+SIGMA = np.linspace(LIKELY, 6.0, 100)  # limits that may be chosen
 # Where its neighbours along wavelength tell more: sigma that a voxel must be low itself, and what part of their mean
 # deviation. Sound voxels beside saturated ones are many: they must not fall to their neighbours' share in the mean.
 LOW_WITH_NEIGHBOURS = 3.5
 LIKE_ITS_NEIGHBOURS = 0.9
-FALSE_ALARMS = 0.05  # expected among all voxels that are tested, where few are affected
+FALSE_ALARMS = 0.03  # expected among all voxels that are tested, where few are affected
 ALIKE_BRIGHTNESS = 1.25  # factor
 # Voxels that have lost pixels have done so by saturation if they are this many times those that have gained some, or if
 # the latter are few.
@@ -56,8 +69,8 @@ class Onset:
         neighbours along wavelength over sqrt(3).
     brightness
         From which value of the shorter ramp on the longer one is affected; inf if nowhere.
-    edges, share
-        Lower edges of bins in brightness, from the onset on, and the share of affected voxels in each.
+    edges, thresholds
+        Lower edges of bins in brightness, from the onset on, and how many sigma make a voxel low in each.
     """
 
     ratio: float = 1.0
@@ -65,7 +78,7 @@ class Onset:
     noise: tuple[float, float] = (1.0, 1.0)
     brightness: float = np.inf
     edges: tuple[float, ...] = ()
-    share: tuple[float, ...] = ()
+    thresholds: tuple[float, ...] = ()
 
 
 def compare_ramps(
@@ -99,7 +112,8 @@ def compare_ramps(
     places = places[valid.ravel()[places]]
     places = places[:: 1 + places.size // SAMPLE]
     level = brightness(places) if brightness else short.ravel()[places]
-    bright = (short.ravel()[places] > MINIMUM_SNR * short_error.ravel()[places]) & (level > 0)
+    sampled = places.size
+    bright = (level > MINIMUM_SNR * short_error.ravel()[places]) & (level > 0)
     places, level = places[bright], level[bright]
     if places.size < MINIMUM_VOXELS:
         return Onset()
@@ -111,12 +125,12 @@ def compare_ramps(
     ratio_error = MEDIAN_ERROR * _width(quotient[:faint]) / np.sqrt(faint)
     cubes = long, long_error, short, short_error
     z = deviation(*cubes, places, ratio)
-    noise = max(_width(part) for part in np.array_split(z[:faint], NOISE_BINS)) or 1.0
+    noise = _noise(z[:faint])
     z /= np.float32(noise)
-    sums = sum_of_three(*cubes, valid, places[:faint], ratio)
-    smooth = max(_width(part) for part in np.array_split(sums, NOISE_BINS)) or 1.0
-    bins = _affected_bins(quotient / ratio, z, level, drop)
-    return Onset(ratio, float(ratio_error), (noise, smooth), *bins)
+    smooth = _noise(sum_of_three(*cubes, valid, places[:faint], ratio))
+    first = _first_affected(quotient / ratio, z, level, drop)
+    edges, thresholds = _thresholds(z[first:], level[first:], np.count_nonzero(valid) / sampled)
+    return Onset(ratio, float(ratio_error), (noise, smooth), edges[0] if edges else np.inf, edges, thresholds)
 
 
 def deviation(
@@ -159,30 +173,60 @@ def _width(values: np.ndarray) -> float:
     return float(MAD_TO_SIGMA * np.median(np.abs(values - np.median(values))))
 
 
-def _affected_bins(
-    quotient: np.ndarray, z: np.ndarray, level: np.ndarray, drop: float
-) -> tuple[float, tuple[float, ...], tuple[float, ...]]:
-    """Onset, bin edges above it and shares; the columns are sorted by `level`, `quotient` is 1 where all is well."""
+def _noise(z: np.ndarray) -> float:
+    """Width of deviations, sorted by brightness, where it is largest; of those above 0, which no saturation widens."""
+    parts = np.array_split(z, max(1, min(NOISE_BINS, z.size // VOXELS_PER_BIN)))
+    return float(max(MAD_TO_SIGMA * np.median(part[part > 0]) if (part > 0).any() else 0 for part in parts)) or 1.0
+
+
+def _first_affected(quotient: np.ndarray, z: np.ndarray, level: np.ndarray, drop: float) -> int:
+    """Index from which on voxels may be affected; all are sorted by `level`, `quotient` is 1 where all is well."""
     count = int(np.clip(level.size // VOXELS_PER_BIN, 2, MAXIMUM_BINS))
     size = level.size // count
     # Bins of one size; the faintest voxels that are left over tell nothing.
-    quotient, z, level = (values[level.size - count * size :].reshape(count, size) for values in (quotient, z, level))
+    rest = level.size - count * size
+    quotient, z = (values[rest:].reshape(count, size) for values in (quotient, z))
     share = np.mean(z < -FAR, axis=1) - np.mean(z > FAR, axis=1)
     median = np.median(quotient, axis=1)
     width = MAD_TO_SIGMA * np.median(np.abs(quotient - median[:, np.newaxis]), axis=1)
-    fallen = median < 1 - np.maximum(drop, FAR * MEDIAN_ERROR * width / np.sqrt(size))
-    # More than half are affected; those which are not lie on both sides of 1 alike.
-    share = np.where(fallen, np.maximum(share, np.maximum(MOST, 1 - 2 * np.mean(z > 0, axis=1))), share)
-    shares = np.where(share > SHARE_OF_ONSET, share, 0.0)
+    affected = (median < 1 - np.maximum(drop, FAR * MEDIAN_ERROR * width / np.sqrt(size))) | (share > SHARE_OF_ONSET)
     first = count
-    while first > 0 and shares[first - 1] > 0:
+    while first > 0 and affected[first - 1]:
         first -= 1
     if first == count:
-        return np.inf, (), ()
+        return level.size
     # A margin of one bin: in it the first few may be affected.
-    first = max(first - 1, 0)
-    edges = tuple(level[first:, 0].tolist())
-    return edges[0], edges, tuple(shares[first:].tolist())
+    return rest + max(first - 1, 0) * size
+
+
+def _thresholds(z: np.ndarray, level: np.ndarray, factor: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Lower edges of bins from the onset on, and how many sigma in each make a voxel low; both are sorted by `level`.
+
+    At the limits the likelihoods of clean voxels and of all have the same ratio in each bin (Neyman & Pearson 1933,
+    Phil. Trans. R. Soc. A 231, 289): the n clean ones of N have the density n phi(z), all together about
+    N phi((z - m) / s) / s with their median m and width s. In the whole cube, which has `factor` times as many voxels,
+    `FALSE_ALARMS` clean ones lie beyond the limits by chance.
+    """
+    if not level.size:
+        return (), ()
+    count = max(1, min(MAXIMUM_BINS, level.size // VOXELS_OF_ONE_LEVEL))
+    edges = tuple(float(part[0]) for part in np.array_split(level, count))
+    parts = np.array_split(z, count)
+    # Clean voxels lie on both sides of 0 alike, and none of the others above; one more may be there by chance.
+    clean = np.array([2 * np.count_nonzero(part > 0) + 1 for part in parts])[:, np.newaxis]
+    size = np.array([part.size for part in parts])[:, np.newaxis]
+    middle = np.array([np.median(part) for part in parts])[:, np.newaxis]
+    width = np.maximum([_width(part) for part in parts], 1)[:, np.newaxis]
+    # Some voxels are much less affected than most.
+    width = np.maximum(width, np.abs(middle) / 2)
+    ratio = np.log(clean * width / size) + (((-SIGMA - middle) / width) ** 2 - SIGMA**2) / 2
+    # The first limit of each bin beyond which the ratio is less, for all ratios that may be asked for.
+    ratio = np.minimum.accumulate(ratio, axis=1)
+    wanted = np.linspace(0, ratio.min(), len(SIGMA))[:, np.newaxis, np.newaxis]
+    limits = np.minimum(np.sum(ratio > wanted, axis=2), len(SIGMA) - 1)
+    chance = factor * (clean[:, 0] * ndtr(-SIGMA)[limits]).sum(axis=1)
+    few = np.flatnonzero(chance <= FALSE_ALARMS)
+    return edges, tuple(SIGMA[limits[few[0] if few.size else -1]].tolist())
 
 
 def is_low(onset: Onset, z: np.ndarray, smooth_z: np.ndarray, brightness: np.ndarray, tested: int) -> np.ndarray:
@@ -203,11 +247,10 @@ def is_low(onset: Onset, z: np.ndarray, smooth_z: np.ndarray, brightness: np.nda
     -------
     numpy.ndarray of bool
         Those that are low by 4 sigma or, if these are many, by more, alone or (if by 3.5 sigma and nearly as much as
-        their neighbours) with these in wavelength; by less where most voxels of that brightness are affected.
+        their neighbours) with these in wavelength; by the threshold of their brightness, where that is less.
     """
-    share = np.array([0.0, *onset.share])[np.searchsorted(onset.edges, brightness, side="right")]
     far = max(FAR, -float(ndtri(FALSE_ALARMS / max(tested, 1))))
-    threshold = np.select([share >= NEARLY_ALL, share >= MOST], THRESHOLDS, far)
+    threshold = np.minimum(far, [far, *onset.thresholds])[np.searchsorted(onset.edges, brightness, side="right")]
     alike = z < np.minimum(-LOW_WITH_NEIGHBOURS, LIKE_ITS_NEIGHBOURS * 3**-0.5 * smooth_z)
     return (z < -threshold) | (alike & (smooth_z < -threshold))
 
