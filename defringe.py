@@ -246,7 +246,9 @@ def find_lines(sci: np.ndarray, wavelength: np.ndarray, channel: int, good: np.n
     from shared_lines import shared_lines
 
     fringes = [(period, half_width) for period, half_width, _ in fringes_of(channel)]
-    lines = shared_lines(_spectra(sci, good), wavelength, fringes)
+    # IFU-aligned: the slices of the image slicer lie along x.
+    slices = np.indices(sci.shape[1:])[0].ravel()
+    lines = shared_lines(_spectra(sci, good), wavelength, fringes, slices)
     return None if lines is None else lines.T.reshape(sci.shape).astype(sci.dtype)
 
 

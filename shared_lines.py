@@ -17,8 +17,9 @@ plane, those of all spectra lie on a circle about 0, and what the lines took has
     rest demodulated = A exp(i phase(spectrum)) - sum_k q_k(spectrum) g_k
 
 with q_0 = 1 and q_k = a_k. The g_k that bring the points back on a circle are a least-squares fit of moduli, by
-alternating projections (as in phase retrieval: Fienup 1982, Appl. Opt. 21, 2758). How far amplitudes scatter about A
-says how far to trust it. Lines are then sought once more in the spectra without the fringes that were found.
+alternating projections (as in phase retrieval: Fienup 1982, Appl. Opt. 21, 2758). From there each slice, along which
+the phase drifts, is given an arc with a radius of its own. How far amplitudes scatter about the radii says how far to
+trust it. Lines are then sought once more in the spectra without the fringes that were found.
 """
 
 from collections.abc import Sequence
@@ -39,9 +40,10 @@ MINIMUM_RMS = 0.002
 FRINGE_POWER = 0.12
 # Differences to the median are clipped at so many of their standard deviations, for bad values' sake.
 CLIP = 5.0
-# How often lines and fringes are sought by turns, and the steps of the fit of moduli.
+# How often lines and fringes are sought by turns, and the steps of the fit of moduli, with one radius for all slices and
+# then with one for each.
 ROUNDS = 3
-PROJECTIONS = 30
+PROJECTIONS = (30, 60)
 # Of the Gaussian over which a demodulated fringe is averaged, and from sample to sample of it [cm-1].
 DEMODULATION_SIGMA = 20.0
 SAMPLE_STEP = 5.0
@@ -50,7 +52,7 @@ PERIOD_SPECTRA = 100
 
 
 def shared_lines(
-    spectra: np.ndarray, wavelength: np.ndarray, fringes: Sequence[tuple[float, float]]
+    spectra: np.ndarray, wavelength: np.ndarray, fringes: Sequence[tuple[float, float]], slices: np.ndarray
 ) -> np.ndarray | None:
     """The lines in spectra, relative to the continuum, as far as the spectra share them.
 
@@ -62,6 +64,8 @@ def shared_lines(
         (wavelength,) [um].
     fringes
         Periods of the fringes and half widths of the search for them [cm-1].
+    slices
+        (spectrum,) int, the number of the slice, or row of the cube, that a spectrum lies in.
 
     Returns
     -------
@@ -86,7 +90,7 @@ def shared_lines(
         rest = _clipped(ln - lines)
         fringe[...] = 0
         for periodogram in periodograms:
-            found, taken = _fringe_and_share(rest, strengths, periodogram)
+            found, taken = _fringe_and_share(rest, strengths, slices[bright], periodogram)
             fringe += found
             lines -= taken
     result = np.ones_like(spectra)
@@ -135,7 +139,9 @@ def _power(series: np.ndarray, periodogram: Periodogram) -> np.ndarray:
         return np.nan_to_num(periodogram.power(series, everywhere, periodogram.mask_sums(everywhere)))
 
 
-def _fringe_and_share(rest: np.ndarray, basis: np.ndarray, periodogram: Periodogram) -> tuple[np.ndarray, np.ndarray]:
+def _fringe_and_share(
+    rest: np.ndarray, basis: np.ndarray, slices: np.ndarray, periodogram: Periodogram
+) -> tuple[np.ndarray, np.ndarray]:
     """The fringe of each spectrum, and the part of it that the line model took; both (spectrum, wavelength)."""
     wavenumber = periodogram.wavenumber
     some = rest[:: max(1, len(rest) // PERIOD_SPECTRA)]
@@ -144,7 +150,7 @@ def _fringe_and_share(rest: np.ndarray, basis: np.ndarray, periodogram: Periodog
     weights = np.exp(-0.5 * ((wavenumber - samples[:, np.newaxis]) / DEMODULATION_SIGMA) ** 2)
     demodulate = 2 * carrier.conj() * weights / weights.sum(axis=1, keepdims=True)
     demodulated = rest @ demodulate.T.astype(np.complex64)
-    share = basis @ _share_of_lines(demodulated, basis)
+    share = basis @ _share_of_lines(demodulated, basis, slices)
     # Linear from sample to sample.
     modulate = np.maximum(0, 1 - np.abs(wavenumber - samples[:, np.newaxis]) / SAMPLE_STEP) * carrier
     modulate = np.concatenate([modulate.real, -modulate.imag]).astype(rest.dtype)
@@ -152,17 +158,24 @@ def _fringe_and_share(rest: np.ndarray, basis: np.ndarray, periodogram: Periodog
     return tuple(np.concatenate([part.real, part.imag], axis=1) @ modulate for part in (fringe, share))
 
 
-def _share_of_lines(demodulated: np.ndarray, basis: np.ndarray) -> np.ndarray:
+def _share_of_lines(demodulated: np.ndarray, basis: np.ndarray, slices: np.ndarray) -> np.ndarray:
     """Coefficients (basis, sample) that give moduli alike to `demodulated + basis @ coefficients`.
 
     What the lines took by chance is expected to be A / sqrt(N) strong, and what is found is uncertain by sqrt(2) times
     the scatter of the moduli over sqrt(N): each step is shortened as the two prescribe.
     """
+    _, slices = np.unique(slices, return_inverse=True)
+    spectra = np.bincount(slices)
     coefficients = np.zeros((basis.shape[1], demodulated.shape[1]), demodulated.dtype)
-    for _ in range(PROJECTIONS):
+    for step in range(sum(PROJECTIONS)):
         fringe = demodulated + basis @ coefficients
         modulus = np.maximum(np.abs(fringe), np.finfo(np.float32).tiny)
         amplitude = modulus.mean(axis=0)
-        step = basis.T @ (amplitude * fringe / modulus - demodulated)
-        coefficients = step / (1 + 2 * (modulus / amplitude).var(axis=0))
+        direction = fringe / modulus
+        relative = modulus / amplitude
+        radius = np.ones((len(slices), 1), modulus.dtype)
+        if step >= PROJECTIONS[0]:
+            radius[:, 0] = (np.bincount(slices, relative.mean(axis=1)) / spectra)[slices]
+        on_arcs = basis.T @ (radius * amplitude * direction - demodulated)
+        coefficients = on_arcs / (1 + 2 * (relative - radius).var(axis=0))
     return coefficients

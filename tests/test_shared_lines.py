@@ -100,9 +100,9 @@ def test_lines_that_spectra_share_are_not_taken_for_fringes(channel, kernels, tm
     assert correction_rms(before, out, corrected)[1] < correction_rms(before, plain, plain_corrected)[1]
 
 
-@pytest.mark.parametrize(("amplitude_scatter", "limit"), [(0.0, 0.004), (0.5, 0.006)])
+@pytest.mark.parametrize("amplitude_scatter", [0.0, 0.5])
 @pytest.mark.parametrize("channel", ["1A", "2A", "3A", "4C"])
-def test_on_measured_spectra_of_saturn(channel, amplitude_scatter, limit):
+def test_on_measured_spectra_of_saturn(channel, amplitude_scatter):
     """Zonal means of Saturn from 60 S to the pole, with fringes of 2 % put on, in as many slices as the channel has."""
     folder = SATURN / f"channel_{channel}"
     if not folder.is_dir():
@@ -122,20 +122,26 @@ def test_on_measured_spectra_of_saturn(channel, amplitude_scatter, limit):
     left = fringes[..., columns] * out / sci[..., columns] - 1
     rms = left.std(axis=0)
     # The measured spectra have residual fringes of their own, which no one can tell from the lines.
-    assert np.median(rms) < 0.5 * limit and np.quantile(rms, 0.9) < limit
-    assert np.abs([part.mean(axis=0) for part in np.array_split(left, 8)]).max() < limit / 4
+    assert np.median(rms) < 0.002 and np.quantile(rms, 0.9) < 0.004
+    assert np.abs([part.mean(axis=0) for part in np.array_split(left, 8)]).max() < 1e-3
 
 
-def test_the_share_that_lines_took_moves_fringes_off_their_circle():
-    """Centres of circles that move with the strengths of two lines are found to a part of the mean's error."""
+@pytest.mark.parametrize("arcs", [False, True])
+def test_the_share_that_lines_took_moves_fringes_off_their_circle(arcs):
+    """Centres of circles that move with the strengths of two lines are found to a part of the mean's error.
+
+    All slices have a circle alike, or each an arc of a third of its own circle.
+    """
     random = np.random.default_rng(5)
-    basis, _ = np.linalg.qr(np.column_stack([np.ones(40), random.standard_normal((40, 2))]))
-    modulus = 1 + 0.05 * random.standard_normal((40, 9))
-    circle = modulus * np.exp(2j * np.pi * random.random((40, 1)))
+    basis, _ = np.linalg.qr(np.column_stack([np.ones(120), random.standard_normal((120, 2))]))
+    slices = np.repeat(np.arange(12), 10)
+    radius = random.uniform(0.5, 1.5, 12)[slices, None] if arcs else 1 + 0.05 * random.standard_normal((120, 9))
+    phase = random.random(12)[slices] + np.tile(np.linspace(0, 1 / 3, 10), 12)
+    circle = radius * np.exp(2j * np.pi * phase[:, None]) * np.ones(9)
     taken = basis @ (basis.T @ circle)
-    found = basis @ _share_of_lines(circle - taken, basis)
+    found = basis @ _share_of_lines(circle - taken, basis, slices)
     assert np.linalg.norm(found - taken) < 0.3 * np.linalg.norm(taken)
-    assert np.isfinite(_share_of_lines(np.zeros((40, 2), complex), basis)).all()
+    assert np.isfinite(_share_of_lines(np.zeros((120, 2), complex), basis, slices)).all()
 
 
 def test_a_spectrum_unlike_the_planet_is_given_no_lines(kernels, tmp_path):
@@ -150,10 +156,15 @@ def test_a_spectrum_unlike_the_planet_is_given_no_lines(kernels, tmp_path):
 
 def test_shared_lines_need_enough_bright_spectra():
     wavelength, spectra = fringed_spectra(1, 25)
-    assert shared_lines(spectra, wavelength, [(2.9, 1.5)]).shape == spectra.shape
+    one_slice = np.zeros(28, int)
+
+    def lines(spectra):
+        return shared_lines(spectra, wavelength, [(2.9, 1.5)], one_slice[: len(spectra)])
+
+    assert lines(spectra).shape == spectra.shape
     faint = spectra.copy()
     faint[10:] *= 0.01
-    assert shared_lines(faint, wavelength, [(2.9, 1.5)]) is None
-    assert shared_lines(np.full_like(spectra, np.nan), wavelength, [(2.9, 1.5)]) is None
+    assert lines(faint) is None
+    assert lines(np.full_like(spectra, np.nan)) is None
     faint = np.concatenate([spectra, spectra[:3] * 0.01])
-    np.testing.assert_array_equal(shared_lines(faint, wavelength, [(2.9, 1.5)])[25:], 1)
+    np.testing.assert_array_equal(lines(faint)[25:], 1)
