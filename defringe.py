@@ -6,7 +6,8 @@ Two ways, told apart by the file:
   (`residual_fringes.fringe_factors`), on the whole spectrum or on ranges of wavelength each by itself;
 - 2-D, on a calibrated exposure `*_cal.fits`: each detector column, by `ResidualFringeStep` of `jwst`.
 
-SCI and ERR are divided by the fringes that were found. Spectra that cannot be fitted stay as they are, and are counted.
+SCI and ERR are divided by the fringes that were found. Spectra that cannot be fitted, or show no fringes above their
+noise, stay as they are, bit for bit, and are counted.
 
 Fringes are told from lines by their period alone. Where a planet has lines every few cm-1, lines
 are taken for fringes in either way, and the correction does more harm than good. Fringes have another phase in each
@@ -220,7 +221,10 @@ def defringe_1d_file(
     write_cube(cube, path_out)
     facts["notes"].append(f"fringes taken off {counts['corrected']} of {corrected.size} spectra")
     if counts["not_fitted"]:
-        facts["notes"].append(f"{counts['not_fitted']} spectra with data could not be fitted and are as they were")
+        facts["notes"].append(
+            f"{counts['not_fitted']} spectra with data show no fringes above their noise, or could not be fitted: "
+            "they are as they were"
+        )
     if common > max(COMMON_LIMIT, COMMON_SHARE * rms):
         facts["warnings"].append(
             f"{common / rms:.0%} of the fringe correction is the same in all spectra, as lines are and fringes not: "

@@ -7,7 +7,9 @@ computed is, spectrum by spectrum, what `jwst.residual_fringe.utils.fit_residual
 1. lines are masked where the spectrum leaves the middle of its envelopes;
 2. a spline with one knot per fringe period is the continuum, `spectrum / continuum - 1` the fringes;
 3. the highest peak of their Lomb-Scargle periodogram starts one more sine; all sines are fitted together, robustly, by
-   Levenberg-Marquardt, first with frequencies held, then free; it stays if the Bayesian evidence grows tenfold;
+   Levenberg-Marquardt, first with frequencies held, then free; it stays if the Bayesian evidence grows tenfold. The
+   library means to ask that of the first sine, too, but compares it with something else: there it always stays, here
+   spectra without fringes that stand out of their noise are left as they are;
 4. beats of the fit that are higher than any fringe are dropped; the spectrum is divided by what is left.
 
 Twice for channels 3 and 4, whose dichroics add a fringe of a shorter period.
@@ -28,7 +30,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.interpolate import LSQUnivariateSpline, PchipInterpolator
 
-from sine_fit import ROBUST_DOMAIN, FitError, Periodogram, SineFit, biweight, evidence_to_beat, fit_sines
+from sine_fit import ROBUST_DOMAIN, FitError, Periodogram, SineFit, biweight, evidence_without_sines, fit_sines
 
 # Periods [cm-1] at which fringes are searched, the half width of the search, and how many sines may be fitted.
 DETECTOR_FRINGE = (2.9, 1.5, 10)
@@ -81,7 +83,7 @@ def fringe_factors(
     factors
         (spectrum, wavelength), of the type of `spectra`; exactly 1 where nothing was changed.
     corrected
-        (spectrum,) False for spectra that could not be fitted.
+        (spectrum,) False for spectra that could not be fitted, or show no fringes.
 
     Raises
     ------
@@ -326,7 +328,7 @@ class _Search:
     def begin(cls, spectrum: _Spectrum, fringes: np.ndarray) -> "_Search":
         # Frequencies are those of wavenumbers scaled to begin at 1: the evidence's priors are made for that.
         scale = spectrum.wavenumber.min()
-        evidence = evidence_to_beat(fringes, spectrum.fit_weights)
+        evidence = evidence_without_sines(fringes, spectrum.fit_weights)
         return cls(spectrum, fringes, scale, 2 * np.pi * spectrum.wavenumber / scale, evidence, [])
 
     def add_sine(self, period: float) -> bool:

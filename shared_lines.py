@@ -29,7 +29,7 @@ from scipy.ndimage import gaussian_filter1d
 
 from sine_fit import Periodogram
 
-# Spectra from which lines are learned: those brighter than this fraction of the brightest; so many of them at least.
+# Lines are learned from spectra brighter than this fraction of the brightest; so many of them at least.
 BRIGHTNESS = 0.1
 MINIMUM_SPECTRA = 20
 # Of the Gaussian that smooths spectra to the continuum [cm-1]. A box would let lines of a fringe's period through.
@@ -40,7 +40,7 @@ MINIMUM_RMS = 0.002
 FRINGE_POWER = 0.12
 # Differences to the median are clipped at so many of their standard deviations, for bad values' sake.
 CLIP = 5.0
-# How often lines and fringes are sought by turns, and the steps of the fit of moduli, with one radius for all slices and
+# How often lines and fringes are sought by turns, and the steps of the fit of moduli: with one radius for all slices,
 # then with one for each.
 ROUNDS = 3
 PROJECTIONS = (30, 60)
@@ -70,39 +70,51 @@ def shared_lines(
     Returns
     -------
     numpy.ndarray or None
-        (spectrum, wavelength), about 1, and 1 for spectra too faint to tell or without those lines (rings, say); None
-        if less than `MINIMUM_SPECTRA` are bright enough.
+        (spectrum, wavelength), about 1, and 1 for bright spectra without those lines (rings, say) and those with many
+        gaps; None if less than `MINIMUM_SPECTRA` are bright enough.
     """
     wavenumber = 1e4 / np.asarray(wavelength, dtype=float)
     there = np.isfinite(spectra) & (spectra > 0)
-    bright = _bright(spectra, there)
+    bright, faint = _bright_and_faint(spectra, there)
     if bright.size < MINIMUM_SPECTRA or wavenumber.size < 2:
         return None
-    place = np.arange(wavenumber.size)
-    ln = np.empty((bright.size, place.size), np.float32)
-    for row, n in zip(ln, bright, strict=True):
-        row[:] = np.interp(place, place[there[n]], np.log(spectra[n, there[n]]))
-    ln -= gaussian_filter1d(ln, CONTINUUM_SIGMA / np.median(np.abs(np.diff(wavenumber))), axis=1, mode="nearest")
+    smoothing = CONTINUUM_SIGMA / np.median(np.abs(np.diff(wavenumber)))
+    ln = _logarithms(spectra[bright], smoothing)
     periodograms = [Periodogram(wavenumber, period, half_width) for period, half_width in fringes]
     fringe = np.zeros_like(ln)
     for _ in range(ROUNDS):
         lines, strengths = _line_model(ln - fringe, periodograms)
         rest = _clipped(ln - lines)
         fringe[...] = 0
-        for periodogram in periodograms:
-            found, taken = _fringe_and_share(rest, strengths, slices[bright], periodogram)
+        carriers = [_carrier(rest, periodogram) for periodogram in periodograms]
+        for carrier in carriers:
+            found, taken = _fringe_and_share(rest, strengths, slices[bright], wavenumber, carrier)
             fringe += found
             lines -= taken
     result = np.ones_like(spectra)
     like_the_others = (ln - lines).std(axis=1) < ln.std(axis=1)
     result[bright[like_the_others]] = np.exp(lines[like_the_others])
+    fit = _FitOfLines(strengths.T @ lines, wavenumber, carriers)
+    for n in faint:
+        result[n] = np.exp(fit.lines(_logarithms(spectra[n : n + 1], smoothing)[0]))
     return result
 
 
-def _bright(spectra: np.ndarray, there: np.ndarray) -> np.ndarray:
+def _bright_and_faint(spectra: np.ndarray, there: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     mostly_there = np.flatnonzero(there.mean(axis=1) > 0.5)
     level = np.array([np.median(spectra[n, there[n]]) for n in mostly_there])
-    return mostly_there[level > BRIGHTNESS * level.max()] if level.size else mostly_there
+    bright = level > BRIGHTNESS * level.max(initial=0)
+    return mostly_there[bright], mostly_there[~bright]
+
+
+def _logarithms(spectra: np.ndarray, smoothing: float) -> np.ndarray:
+    """Logarithms less the continuum, which is smoothed by a Gaussian of so many wavelengths; gaps are interpolated."""
+    ln = np.empty(spectra.shape, np.float32)
+    place = np.arange(spectra.shape[1])
+    for row, spectrum in zip(ln, spectra, strict=True):
+        there = np.isfinite(spectrum) & (spectrum > 0)
+        row[:] = np.interp(place, place[there], np.log(spectrum[there]))
+    return ln - gaussian_filter1d(ln, smoothing, axis=1, mode="nearest")
 
 
 def _line_model(ln: np.ndarray, periodograms: Sequence[Periodogram]) -> tuple[np.ndarray, np.ndarray]:
@@ -139,23 +151,55 @@ def _power(series: np.ndarray, periodogram: Periodogram) -> np.ndarray:
         return np.nan_to_num(periodogram.power(series, everywhere, periodogram.mask_sums(everywhere)))
 
 
+def _carrier(rest: np.ndarray, periodogram: Periodogram) -> np.ndarray:
+    some = rest[:: max(1, len(rest) // PERIOD_SPECTRA)]
+    period = periodogram.periods[_power(some, periodogram).mean(axis=0).argmax()]
+    return np.exp(2j * np.pi * periodogram.wavenumber / period)
+
+
 def _fringe_and_share(
-    rest: np.ndarray, basis: np.ndarray, slices: np.ndarray, periodogram: Periodogram
+    rest: np.ndarray, basis: np.ndarray, slices: np.ndarray, wavenumber: np.ndarray, carrier: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """The fringe of each spectrum, and the part of it that the line model took; both (spectrum, wavelength)."""
-    wavenumber = periodogram.wavenumber
-    some = rest[:: max(1, len(rest) // PERIOD_SPECTRA)]
-    carrier = np.exp(2j * np.pi * wavenumber / periodogram.periods[_power(some, periodogram).mean(axis=0).argmax()])
     samples = np.arange(wavenumber.min(), wavenumber.max() + SAMPLE_STEP, SAMPLE_STEP)
     weights = np.exp(-0.5 * ((wavenumber - samples[:, np.newaxis]) / DEMODULATION_SIGMA) ** 2)
     demodulate = 2 * carrier.conj() * weights / weights.sum(axis=1, keepdims=True)
     demodulated = rest @ demodulate.T.astype(np.complex64)
     share = basis @ _share_of_lines(demodulated, basis, slices)
-    # Linear from sample to sample.
-    modulate = np.maximum(0, 1 - np.abs(wavenumber - samples[:, np.newaxis]) / SAMPLE_STEP) * carrier
-    modulate = np.concatenate([modulate.real, -modulate.imag]).astype(rest.dtype)
+    modulate = _modulated(carrier, wavenumber, SAMPLE_STEP).astype(rest.dtype)
     fringe = demodulated + share
     return tuple(np.concatenate([part.real, part.imag], axis=1) @ modulate for part in (fringe, share))
+
+
+def _modulated(carrier: np.ndarray, wavenumber: np.ndarray, step: float) -> np.ndarray:
+    """Fringes, (2 sample, wavelength), whose real or imaginary part is 1 at one sample and linear to 0 at the next."""
+    samples = np.arange(wavenumber.min(), wavenumber.max() + step, step)
+    modulated = np.maximum(0, 1 - np.abs(wavenumber - samples[:, np.newaxis]) / step) * carrier
+    return np.concatenate([modulated.real, -modulated.imag])
+
+
+class _FitOfLines:
+    """Finds the lines of a spectrum by itself, beside fringes whose phase drifts.
+
+    Parameters
+    ----------
+    lines
+        (line spectrum, wavelength), of which lines are combined.
+    wavenumber, carriers
+        [cm-1], and the fringes, each (wavelength,) complex.
+    """
+
+    def __init__(self, lines: np.ndarray, wavenumber: np.ndarray, carriers: Sequence[np.ndarray]) -> None:
+        fringes = [_modulated(carrier, wavenumber, DEMODULATION_SIGMA) for carrier in carriers]
+        self._design = np.concatenate([lines, *fringes]).T
+        self._solve = np.linalg.pinv(self._design)
+        self._count = len(lines)
+
+    def lines(self, ln: np.ndarray) -> np.ndarray:
+        """Lines (wavelength,) in the logarithm of a spectrum; fitted twice, the second time without outliers."""
+        model = self._design @ (self._solve @ ln)
+        coefficients = self._solve @ (model + _clipped(ln - model))
+        return self._design[:, : self._count] @ coefficients[: self._count]
 
 
 def _share_of_lines(demodulated: np.ndarray, basis: np.ndarray, slices: np.ndarray) -> np.ndarray:

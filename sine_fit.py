@@ -275,15 +275,16 @@ def _evidence(chi: float, weight: float, hessian: np.ndarray) -> float:
     return log_z / math.log(10)
 
 
-def evidence_to_beat(data: np.ndarray, weights: np.ndarray) -> float:
-    """Log10 of the evidence that the first sine is held against.
+def evidence_without_sines(data: np.ndarray, weights: np.ndarray) -> float:
+    """Log10 of the evidence that `data` is noise alone, which sines have to beat; of arrays as in `fit_sines`.
 
-    The library means a constant's, but leaves out the weights and takes the constant as 1, far from any fringes: the
-    first sine always wins.
+    The library leaves the weights out and takes the data for 1 and not 0, so that there the first sine always wins.
 
     Raises
     ------
-    RuntimeError
-        If there are no data.
+    ValueError, RuntimeError
+        If there are no data, or none that differ from 0.
     """
-    return _evidence(float(np.square(data - 1).sum()), weights.sum(), np.empty((0, 0)))
+    scale = math.sqrt(np.dot(data * weights, data) / _degrees_of_freedom(weights.sum(), 0))
+    robust_weights = biweight(data / (_positive(scale) * ROBUST_DOMAIN)) * weights
+    return _evidence(np.dot(data * robust_weights, data), robust_weights.sum(), np.empty((0, 0)))
