@@ -25,7 +25,7 @@ from scipy.ndimage import binary_dilation
 from command_line import ArgumentParser, run_command
 from cubes import Cube, read_cube
 from errors import FileFormatError, InputError
-from flat_files import SAME_BAND, IfuGrid, fringe_label, identity_of, regrid, write_flat
+from flat_files import SAME_BAND, IfuGrid, exposure_of, fringe_label, identity_of, regrid, write_flat
 from flat_merging import merge_flat_files
 from flat_solution import MINIMUM_DITHERS, construct_flat
 
@@ -101,6 +101,7 @@ def construct_flat_field_files(
     _check_coverage(cubes, emission_cutoff, warnings)
     grid = _common_grid(cubes)
     identity, wavelength = identity_of(cubes[0].header), cubes[0].wavelength
+    exposures = tuple(exposure_of(cube.header) for cube in cubes)
     fringe = fringe_label(cubes[0])
     arrays = _arrays(cubes, grid)
     del cubes
@@ -109,6 +110,7 @@ def construct_flat_field_files(
         sci, err, latitude, longitude, emission, velocity=arrays["velocity"], excluded=arrays["excluded"], **options
     )
     flat = replace(flat, wavelength=wavelength, grid=grid, identity=identity)
+    flat = replace(flat, exposures=exposures, emission_cutoff=emission_cutoff)
     notes = _describe(facts, wavelength.size, warnings)
     written = {key: value for key, value in facts.items() if not isinstance(value, list)}
     for name, values in (("gain", facts.get("gains", [])), ("gain_error", facts.get("gain_errors", []))):

@@ -3,6 +3,9 @@
 In: a `*_s3d*.fits` cube and the flat of its band (`construct_flat_field`, or a published one). Out: the cube divided
 by it. With F the flat and dF its error, SCI' = SCI / F and ERR'^2 = (ERR / F)^2 + (SCI' dF / F)^2. Where the flat is
 not known (NaN) voxels stay as they are and carry NO_FLAT_FIELD; at wavelengths that have no flat nothing changes.
+The noise of a dither that the flat was made from is in the flat, too. F is the mean of a posterior distribution, so the
+covariance of that noise and of the flat's error is dF^2, at most the n-th part of the noise's variance with n dithers;
+twice that comes off ERR'^2 (without, it is up to 1.3 times too large in the four dithers of a flat).
 FLAT and FLAT_ERR are added to the file. A cube that combines dithers is divided by the mean of their flats, each in its
 own place (`combined_flat`).
 
@@ -22,7 +25,7 @@ from command_line import ArgumentParser, run_command
 from cubes import DQ, Cube, read_cube, write_cube
 from errors import FileFormatError, InputError
 from files import written_whole
-from flat_files import SAME_BAND, Flat, IfuGrid, flat_path_of, fringe_label, read_flat
+from flat_files import SAME_BAND, Flat, IfuGrid, exposure_of, flat_path_of, fringe_label, read_flat
 
 STEP = "flat"
 _PLANES_AT_A_TIME = 16
@@ -31,7 +34,12 @@ PLAUSIBLE = (1e-3, 1e3)
 
 
 def apply_flat(
-    sci: np.ndarray, err: np.ndarray, dq: np.ndarray, flat: np.ndarray, flat_err: np.ndarray
+    sci: np.ndarray,
+    err: np.ndarray,
+    dq: np.ndarray,
+    flat: np.ndarray,
+    flat_err: np.ndarray,
+    own_share: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Divide brightness and error by a flat.
 
@@ -42,6 +50,8 @@ def apply_flat(
     flat, flat_err
         The flat and its 1-sigma error, same shape. NaN, or a flat beyond `PLAUSIBLE`: not known. Where the flat is 1
         without error, values stay bit for bit.
+    own_share
+        (y, x) 1/n where the flat was made from n dithers, this one among them; 0 where without. None: 0 everywhere.
 
     Returns
     -------
@@ -54,7 +64,10 @@ def apply_flat(
     added = new_sci * np.where(known, flat_err, 0)
     # Squares in double precision: in single those of small numbers vanish; the root of a square is the number itself.
     variance = np.square(err, dtype=float)
-    variance += np.fmax(np.square(added, dtype=float), 0)  # NaN adds nothing
+    added = np.fmax(np.square(added, dtype=float), 0)  # NaN adds nothing
+    if own_share is not None:
+        added -= 2 * np.fmin(added, variance * own_share)
+    variance += added
     new_err = np.sqrt(variance, out=variance).astype(err.dtype)
     new_err /= divisor
     new_dq = np.where(known, dq, dq | np.asarray(DQ.NO_FLAT_FIELD, dq.dtype))
@@ -93,7 +106,9 @@ def flat_field_file(
     source = _source(flat_path, cube, fringe)
     if not source.is_file():
         return _pass_on(path_in, path_out, f"no flat {source.name}: left as it is")
-    return _flat_fielded(cube, path_out, _matched(read_flat(source), cube, source), source, fringe)
+    flat = read_flat(source)
+    matched = _matched(flat, cube, source)
+    return _flat_fielded(cube, path_out, matched, source, fringe, _own_share(flat, cube))
 
 
 def flat_field_combined_file(
@@ -144,7 +159,7 @@ def flat_field_combined_file(
             yield sci, dither.err, weight, values, error, positions_in(dither, cube)
 
     effective = effective_flat(dithers())
-    return _flat_fielded(cube, path_out, (*effective, corrected), source, fringe, dithers=len(dither_paths))
+    return _flat_fielded(cube, path_out, (*effective, corrected), source, fringe, None, dithers=len(dither_paths))
 
 
 def _weight(dither: Cube) -> np.ndarray:
@@ -185,15 +200,26 @@ def _flat_fielded(
     flat: tuple[np.ndarray, np.ndarray, np.ndarray],
     source: Path,
     fringe: str,
+    own_share: np.ndarray | None,
     **parameters: Any,
 ) -> dict[str, Any]:
-    notes = _divide(cube, *flat)
+    notes = _divide(cube, *flat, own_share)
     cube.add_note(STEP, "Flat-fielded", {"flat": source, "fringe": fringe.lstrip("_") or "none", **parameters})
     write_cube(cube, path_out)
     return {"notes": notes, "warnings": [], "applied": True, "flat": source}
 
 
-def _divide(cube: Cube, flat: np.ndarray, error: np.ndarray, corrected: np.ndarray) -> list[str]:
+def _own_share(flat: Flat, cube: Cube) -> np.ndarray | None:
+    """Of `apply_flat`."""
+    emission = cube.hdul["EMISSION"].data if "EMISSION" in cube.hdul else None
+    if exposure_of(cube.header) not in flat.exposures or np.shape(emission) != cube.shape[1:]:
+        return None
+    return np.where(emission <= flat.emission_cutoff, 1 / len(flat.exposures), 0.0)
+
+
+def _divide(
+    cube: Cube, flat: np.ndarray, error: np.ndarray, corrected: np.ndarray, own_share: np.ndarray | None
+) -> list[str]:
     if not corrected.all():
         flat, error = flat.copy(), error.copy()
         flat[~corrected], error[~corrected] = 1, 0
@@ -203,7 +229,7 @@ def _divide(cube: Cube, flat: np.ndarray, error: np.ndarray, corrected: np.ndarr
     for start in range(0, len(sci), _PLANES_AT_A_TIME):
         planes = slice(start, start + _PLANES_AT_A_TIME)
         before = [_native(values[planes]) for values in (sci, err, dq, flat, error)]
-        after = apply_flat(*before)
+        after = apply_flat(*before, own_share)
         for values, new in zip((sci, err, dq), after, strict=True):
             values[planes] = new
         good = np.isfinite(before[0]) & (before[2] & np.uint32(DQ.DO_NOT_USE) == 0)

@@ -134,6 +134,10 @@ class Flat:
         where not known.
     identity
         Header values that say what the flat is of: CHANNEL, BAND ...
+    exposures
+        Of the dithers that it was made from, see `exposure_of`: their noise is in the flat.
+    emission_cutoff
+        Emission angle [deg] up to which their spaxels were used.
     """
 
     flat: np.ndarray
@@ -144,6 +148,8 @@ class Flat:
     scatter_before: np.ndarray | None = None
     scatter_after: np.ndarray | None = None
     identity: dict[str, Any] = field(default_factory=dict)
+    exposures: tuple[str, ...] = ()
+    emission_cutoff: float = 90.0
 
     def on_grid(self, wavelength: np.ndarray, grid: IfuGrid) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
         """Flat, error and `corrected` for the voxels of a cube, NaN outside the flat; None if they can't be matched."""
@@ -177,6 +183,11 @@ def identity_of(header: fits.Header) -> dict[str, Any]:
     return {key: header[key] for key in _IDENTITY_KEYS if key in header}
 
 
+def exposure_of(header: fits.Header) -> str:
+    """What tells a cube's exposure from others of its band: when it started."""
+    return f"{header.get('DATE-OBS', '')}T{header.get('TIME-OBS', '')}"
+
+
 def write_flat(
     flat: Flat, path: str | Path, note: str, parameters: Mapping[str, Any], sources: list[str] | None = None
 ) -> None:
@@ -201,6 +212,9 @@ def write_flat(
         header[key] = value
     for number, source in enumerate(sources or [], start=1):
         header[f"SOURCE{number}"] = source
+    for number, exposure in enumerate(flat.exposures, start=1):
+        header[f"EXPOSU{number}"] = (exposure, "exposure whose noise is in the flat")
+    header["EMISSMAX"] = (flat.emission_cutoff, "[deg] emission up to which they were used")
     if flat.grid is not None:
         for axis, name, i in ((1, "x", 1), (2, "y", 0)):
             header[f"CTYPE{axis}"] = ("LINEAR", f"{name} in the IFU from the middle of its field")
@@ -266,6 +280,8 @@ def read_flat(path: str | Path) -> Flat:
         columns["SCATTER_BEFORE"],
         columns["SCATTER_AFTER"],
         identity_of(header),
+        tuple(str(value) for value in header["EXPOSU*"].values()),
+        float(cutoff) if isinstance(cutoff := header.get("EMISSMAX"), int | float) else 90.0,
     )
 
 

@@ -58,7 +58,10 @@ def merge_flats(flats: Sequence[Flat]) -> Flat:
     mean /= np.where(corrected, norm, 1)[:, None, None]
     error /= np.where(corrected, norm, 1)[:, None, None]
     mean[~corrected], error[~corrected] = 1.0, 0.0
-    return replace(flats[0], flat=mean, error=error, corrected=corrected, scatter_before=None, scatter_after=None)
+    exposures = tuple(exposure for flat in flats for exposure in flat.exposures)
+    cutoff = min(flat.emission_cutoff for flat in flats)
+    merged = replace(flats[0], flat=mean, error=error, corrected=corrected, scatter_before=None, scatter_after=None)
+    return replace(merged, exposures=exposures, emission_cutoff=cutoff)
 
 
 def _merged_grid(flats: Sequence[Flat]) -> IfuGrid | None:

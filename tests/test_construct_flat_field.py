@@ -11,6 +11,7 @@ import construct_flat_field
 from construct_flat_field import construct_flat_field_files
 from cubes import read_cube, write_cube
 from errors import FileFormatError, InputError
+from flat_field import flat_field_file
 from flat_files import Flat, IfuGrid, read_flat, write_flat
 from flat_merging import merge_flat_files, merge_flats
 
@@ -57,6 +58,36 @@ def test_file_has_flat_error_wavelengths_and_scatter(striped, tmp_path, capsys):
     assert (np.abs(gains - 1) < 3 * errors).all()
     assert (errors < 0.001).all()
     assert [header[f"SOURCE{n}"] for n in (1, 2, 3, 4)] == [path.name for path in paths]
+    assert len(set(flat.exposures)) == 4
+    assert flat.emission_cutoff == 75
+
+
+def test_errors_of_the_dithers_of_a_flat_are_honest(paths, tmp_path):
+    """Their noise is in the flat, too; in the cube of another exposure it is not."""
+    truth = stripes(read_cube(paths["disc"][0]).shape[1:], 0.025, "slices")
+    noisy = []
+    for path in paths["disc"]:
+        cube = read_cube(multiply(path, tmp_path / path.name, truth))
+        noise = cube.sci / 150
+        cube.sci[:] += noise * np.random.default_rng(len(noisy)).standard_normal(cube.shape)
+        cube.err[:] = noise
+        write_cube(cube, tmp_path / path.name)
+        noisy.append(tmp_path / path.name)
+    construct_flat_field_files(noisy, tmp_path / "flat.fits")
+    flat = read_flat(tmp_path / "flat.fits")
+    widths = []
+    for own in (True, False):
+        pulls = []
+        for path, clean in zip(noisy, paths["disc"], strict=True):
+            with fits.open(path, mode="update") as hdul:
+                hdul[0].header["DATE-OBS"] = hdul[0].header["DATE-OBS"] if own else "2020-01-01"
+            flat_field_file(path, tmp_path / "out.fits", flat_path=tmp_path / "flat.fits")
+            cube, scene = read_cube(tmp_path / "out.fits"), read_cube(clean)
+            used = scene.hdul["EMISSION"].data < flat.emission_cutoff
+            pulls.append(((cube.sci - scene.sci) / cube.err)[:, used & cube.good.all(axis=0)].ravel())
+        widths.append(1.4826 * np.median(np.abs(np.concatenate(pulls))))
+    assert 0.85 < widths[0] < 1.15
+    assert widths[1] < 0.85
 
 
 def test_cubes_of_unequal_shape_are_matched_by_their_place_in_the_ifu(striped, tmp_path):
@@ -176,7 +207,10 @@ def test_tiles_that_see_different_halves_merge_into_the_whole(tmp_path):
         error = np.full_like(values, 0.002)
         values[:, part] = truth[part] / truth[part].mean() + 0.002 * random.standard_normal((4, 13, 18))
         error[~np.isfinite(values)] = np.nan
-        flat = Flat(values, error, np.ones(4, bool), np.linspace(5, 5.1, 4), grid, identity={"CHANNEL": "1"})
+        identity = {"CHANNEL": "1"}
+        flat = Flat(
+            values, error, np.ones(4, bool), np.linspace(5, 5.1, 4), grid, None, None, identity, (name, "x"), 80.0
+        )
         paths.append(tmp_path / f"{name}.fits")
         write_flat(flat, paths[-1], "Flat constructed", {})
     merge_flat_files(paths, tmp_path / "merged.fits")
@@ -187,6 +221,8 @@ def test_tiles_that_see_different_halves_merge_into_the_whole(tmp_path):
     both = slice(7, 13)
     assert np.median(merged.error[:, both]) == pytest.approx(0.002 / np.sqrt(2), rel=0.05)
     assert merged.identity["CHANNEL"] == "1"
+    assert merged.exposures == ("a", "x", "b", "x")
+    assert merged.emission_cutoff == 80
     other = Flat(merged.flat[:2], merged.error[:2], np.ones(2, bool))
     with pytest.raises(InputError, match="shapes"):
         merge_flats([merged, other])

@@ -83,8 +83,9 @@ def test_division_is_that_of_a_plain_loop(seed, shape, unknown):
     one = random.uniform(size=shape) < 0.2
     flat[one & ~bad], error[one & ~bad] = 1.0, 0.0
     inputs = [a.copy() for a in (sci, err, dq, flat, error)]
-    result = apply_flat(sci, err, dq, flat, error)
-    expected = plain_flat_field(sci, err, dq, flat, error)
+    own_share = random.choice([0, 0.25, 0.1], shape[1:])
+    result = apply_flat(sci, err, dq, flat, error, own_share if own_share.any() else None)
+    expected = plain_flat_field(sci, err, dq, flat, error, own_share)
     for got, wanted in zip(result, expected, strict=True):
         np.testing.assert_allclose(got, wanted, rtol=1e-6)
     for got, given_ in zip((sci, err, dq, flat, error), inputs, strict=True):
@@ -120,6 +121,22 @@ def test_noise_after_division_is_what_err_says():
     err = truth * true_flat / snr
     sci, err, _ = apply_flat(sci, err, np.zeros(sci.shape, np.uint32), known_flat, flat_error * known_flat)
     assert 0.97 < np.std((sci - truth) / err) < 1.03
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.4])
+def test_noise_of_a_dither_that_is_in_the_flat_counts_once(weight):
+    """The flat is the mean of four dithers' ratios to a known scene, or less than that where a prior holds it."""
+    random = np.random.default_rng(2)
+    truth, snr, prior = 500.0, 300.0, 1 / 300 * np.sqrt(weight / (1 - weight) / 4) if weight < 1 else 0.03
+    true_flat = 1 + prior * random.standard_normal((20, 30, 30))
+    sci = truth * true_flat * (1 + random.standard_normal((4, *true_flat.shape)) / snr)
+    err = truth * true_flat / snr
+    made = 1 + weight * (sci.mean(axis=0) / truth - 1)
+    error = np.full(made.shape, np.sqrt(weight / 4) / snr)
+    dq = np.zeros(made.shape, np.uint32)
+    for own_share, width in ((np.full((30, 30), 0.25), 1.0), (None, np.sqrt((4 - weight) / (4 + weight)))):
+        corrected, its_error, _ = apply_flat(sci[0], err, dq, made, error, own_share)
+        assert np.std((corrected - truth) / its_error) == pytest.approx(width, rel=0.03)
 
 
 def test_file_is_divided_and_the_rest_survives(cube_path, flat, flat_path, tmp_path):
