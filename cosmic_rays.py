@@ -52,8 +52,13 @@ LEAST_SCATTER_BESIDE = 3.5
 # Both neighbours along the dispersion together have at least this share of the peak of an unresolved line, twice that
 # if the line spread has a FWHM of two pixels.
 LEAST_WINGS = 0.5
+# The lower neighbour once more added, which has no share of a hit: so a hit may share more of its charge.
+LEAST_WINGS_OF_CLEAR = 0.65
 # Pixels around a hit go with it from here on.
 WING_SIGMA = 2.0
+# What is this many times as high as the faintest hits is seen too well to be the remains of another exposure's hit, or
+# to have a line's wings hidden in the noise.
+CLEAR = 3.0
 VARIANCES = ("VAR_POISSON", "VAR_RNOISE", "VAR_FLAT")
 
 
@@ -140,7 +145,7 @@ def _hits_in_slice(
         odd = _hits(deviation, values - expected, FIT_LIMIT)
         hole = _hits(-deviation, expected - values, FIT_LIMIT)
         fitted, smooth = known & ~odd & ~hole, np.where(odd, expected, values)
-    hits = _hits(deviation, values - expected, nsigma) & ~reached
+    hits = _hits(deviation, values - expected, nsigma) & ~(reached & (deviation < CLEAR * nsigma))
     # The errors around a hit: its own has the noise of its charge.
     return hits, expected, median_around(np.where(known, errors, np.nan)) * gain
 
@@ -205,7 +210,9 @@ def _hits(deviation: np.ndarray, excess: np.ndarray, nsigma: float) -> np.ndarra
     left, right = (side.T for side in along(deviation.T, beyond=-np.inf))
     highest = (excess >= below) & (excess >= above) & (deviation >= left) & (deviation >= right)
     high = (deviation > nsigma) & highest
-    sharp = high & (below + above < LEAST_WINGS * excess)
+    wings = below + above
+    clear = (deviation > CLEAR * nsigma) & (wings + np.minimum(below, above) < LEAST_WINGS_OF_CLEAR * excess)
+    sharp = high & ((wings < LEAST_WINGS * excess) | clear)
     return sharp | (binary_dilation(sharp, np.ones((3, 3))) & (deviation > WING_SIGMA))
 
 
