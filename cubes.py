@@ -33,6 +33,8 @@ WRONG_VALUES += (WcsError, units.UnitsError, FileFormatError)
 LARGEST_VALUES = {f"CRPIX{axis}": 1e5 for axis in (1, 2, 3)}
 LARGEST_VALUES |= {f"{key}{i}_{j}": 1e3 for key in ("PC", "CD") for i in (1, 2, 3) for j in (1, 2, 3)}
 LARGEST_VALUES |= {"CRVAL1": 720.0, "CRVAL2": 90.0, "CRVAL3": 1e9, "CDELT1": 1.0, "CDELT2": 1.0, "CDELT3": 1e9}
+# Sides of a spaxel; those of `jwst` are square.
+_SPAXEL_ARCSEC, _SQUARE = (1e-3, 60.0), 1.01
 SKY_KEYS = {f"{key}{axis}" for key in ("CTYPE", "CRVAL", "CRPIX") for axis in (1, 2)}
 LARGEST_VALUES |= {"MT_RA": 720.0, "MT_DEC": 90.0, "PA_V3": 720.0, "VELOSYS": 1e6}
 # They would turn wavelength and sky into one another: 0, or not there.
@@ -252,8 +254,11 @@ def _check_coordinates(cube: Cube) -> None:
             if not set(header) >= SKY_KEYS:
                 raise ValueError(f"{', '.join(sorted(SKY_KEYS - set(header)))} missing")
             sky = sky_coordinates(header)
-            if not (np.isfinite(sky).all() and 0 < spaxel_scale(header) < np.inf):
+            if not np.isfinite(sky).all():
                 raise ValueError("spaxels have no place on the sky")
+            short, long = np.sort(np.linalg.svd(celestial_wcs(header).pixel_scale_matrix, compute_uv=False)) * 3600
+            if not (_SPAXEL_ARCSEC[0] < short <= long < _SPAXEL_ARCSEC[1] and long < _SQUARE * short):
+                raise ValueError(f"spaxels of {short:.3g} x {long:.3g} arcsec")
 
 
 def read_fits(path: str | Path) -> fits.HDUList:

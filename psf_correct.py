@@ -175,10 +175,10 @@ def _fwhm_arcsec(cube: Cube, fwhm: float | None) -> np.ndarray:
 
 
 def _apply(cube: Cube, divisor: np.ndarray, floor: float) -> int:
-    good = cube.good
+    good, valued = cube.good, ~np.isnan(cube.sci)
     cube.sci[:], cube.err[:], below = correct_cube(cube.sci, cube.err, divisor, floor)
-    cube.mark_bad(good & np.isnan(divisor), DQ.NON_SCIENCE)
-    cube.mark_bad(good & below, DQ.DO_NOT_USE)
+    cube.mark_bad(valued & np.isnan(divisor), DQ.NON_SCIENCE)
+    cube.mark_bad(valued & below, DQ.DO_NOT_USE)
     return int((good & below).sum())
 
 

@@ -107,13 +107,25 @@ def test_a_damaged_wcs_object_costs_itself(cases, place, damage):
     out.unlink()
 
 
-def test_sky_that_changes_with_wavelength_is_refused(cases, place):
+@pytest.mark.parametrize(
+    ("key", "value", "what"), [("PC1_3", 0.1, "PC1_3"), ("CDELT1", 1e-300, "spaxels of"), ("PC1_1", 99.0, "spaxels of")]
+)
+def test_coordinates_that_no_cube_has_are_refused(cases, place, key, value, what):
     case = cases["navigate"]
     bad = place / "mixed_s3d_nav.fits"
     shutil.copy(case.good, bad)
-    fits.setval(bad, "PC1_3", value=0.1, extname="SCI")
-    with pytest.raises(FileFormatError, match=f"{bad.name} has wrong coordinates.*PC1_3"):
+    fits.setval(bad, key, value=value, extname="SCI")
+    with pytest.raises(FileFormatError, match=f"{bad.name} has wrong coordinates.*{what}"):
         case.step(bad, place / "out" / "product.fits")
+
+
+def test_values_without_bounds_are_flagged_where_the_psf_correction_takes_them(cases, place):
+    case = cases["psf_correct"]
+    bad = place / "bounds_s3d_nav.fits"
+    shutil.copy(case.good, bad)
+    with fits.open(bad, mode="update") as hdul:
+        hdul["SCI"].data[:] = -np.inf
+    assert fault(case.step, bad, place / "out" / "product_s3d_nav.fits", bad) is None
 
 
 @pytest.mark.parametrize(("name", "value"), [("LON", 1e10), ("EMISSION", -np.inf), ("DOPPLER_BARY", 2e-193)])
