@@ -6,6 +6,7 @@ side.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -90,8 +91,7 @@ plan_defringe = partial(
     function="defringe:defringe_file",
     place=_calibrated_place,
 )
-# 1-D residual fringes of cubes: `stage3/d1_fringe1d/`.
-plan_defringe_1d = partial(
+_plan_defringe_1d = partial(
     _plan_variant,
     step="defringe_1d",
     tag="fringe1d",
@@ -101,6 +101,32 @@ plan_defringe_1d = partial(
     # A planet's spectrum is crowded with lines, which the plain fit takes for fringes.
     defaults={"shared_lines": True},
 )
+
+
+def plan_defringe_1d(products: Iterable[Product], options: Options, *, versions: Versions) -> Iterator[Made]:
+    """1-D residual fringes of cubes, `stage3/d1_fringe1d/`; of ramps that saturate, with the help of shorter ones."""
+    products = list(products)
+    ramps: dict[tuple, list[Product]] = {}
+    for product in sorted(products, key=lambda p: -(p.groups or 0)):
+        if product.groups is not None and options.desaturate is True:
+            ramps.setdefault(product.key[:-1], []).append(product)
+    for product, made in zip(products, _plan_defringe_1d(products, options, versions=versions), strict=False):
+        own = product.groups or math.inf
+        shorter = tuple(p.path for p in ramps.get(product.key[:-1], ()) if p.groups < own)
+        if not shorter:
+            yield made
+            continue
+        task = dataclasses.replace(
+            made.task,
+            arguments={**made.task.arguments, "shorter_paths": list(shorter)},
+            inputs=(product.path, *shorter),
+            minimum_inputs=0,
+            droppable=shorter,
+            memory=made.task.memory + 0.3 * GIGABYTE * len(shorter),
+        )
+        yield dataclasses.replace(made, task=task)
+
+
 # Darkening of the limb by the PSF: `stage3/d1_psf/`.
 plan_psf = partial(
     _plan_variant,

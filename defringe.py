@@ -28,6 +28,7 @@ from command_line import ArgumentParser, run_command
 from cubes import DQ, Cube, read_cube, read_fits, write_cube
 from errors import CrdsError, FileFormatError, OptionError
 from files import temporary_directory
+from whole_spectra import whole_spectra
 
 STEP_1D = "defringe_1d"
 STEP_2D = "defringe"
@@ -162,6 +163,7 @@ def defringe_1d_file(
     max_amplitude: float = 0.4,
     clip_sigma: float = 5.0,
     ignore_regions: Ranges = (),
+    shorter_paths: Sequence[str | Path] = (),
 ) -> dict[str, Any]:
     """Correct the spectra of a cube, and mark the corrected spaxels in the extension FRINGE1D_CORRECTED.
 
@@ -174,6 +176,9 @@ def defringe_1d_file(
         good part of the field, with spectra crowded with lines.
     wavelength_ranges, dichroic_only, max_amplitude, clip_sigma, ignore_regions
         See `defringe_cube`.
+    shorter_paths
+        Cubes of the same exposure from shorter ramps, longest first. Fringes are then searched in spectra whose
+        saturated voxels are from these: in what saturation leaves of a spectrum they are not found.
 
     Returns
     -------
@@ -206,18 +211,25 @@ def defringe_1d_file(
     }
     facts: dict[str, Any] = {"notes": [], "warnings": []}
     good, wavelength = cube.good, cube.wavelength
-    lines = find_lines(cube.sci, wavelength, channel, good) if shared_lines else None
+    before, error = cube.sci, cube.err
+    if shorter_paths:
+        before, error, good = whole_spectra(cube, shorter_paths)
+    lines = find_lines(before, wavelength, channel, good) if shared_lines else None
     if shared_lines and lines is None:
         facts["warnings"].append("too few bright spectra to find the lines that they share: none were divided out")
-    sci, err, corrected = defringe_cube(cube.sci, cube.err, wavelength, channel, good=good, lines=lines, **options)
-    rms, common = correction_rms(cube.sci, sci, corrected)
-    not_fitted = np.any(good & (cube.sci > 0), axis=0) & ~corrected
+    sci, err, corrected = defringe_cube(before, error, wavelength, channel, good=good, lines=lines, **options)
+    rms, common = correction_rms(before, sci, corrected)
+    not_fitted = np.any(good & (before > 0), axis=0) & ~corrected
     counts = {"corrected": int(corrected.sum()), "not_fitted": int(not_fitted.sum()), "rms": rms, "common_rms": common}
+    if shorter_paths:
+        factor = np.divide(sci, before, out=np.ones_like(sci), where=good & cube.good & (before > 0))
+        sci, err = cube.sci * factor, cube.err * factor
     cube.sci[...], cube.err[...] = sci, err
     cube.set_extension(
         "FRINGE1D_CORRECTED", corrected.astype(np.uint8), "", "1 where the spectrum was corrected for residual fringes."
     )
-    cube.add_note(STEP_1D, "Defringed (1-D)", {**options, "shared_lines": lines is not None, **counts})
+    parameters = {**options, "shared_lines": lines is not None, "shorter_ramps": len(shorter_paths), **counts}
+    cube.add_note(STEP_1D, "Defringed (1-D)", parameters)
     write_cube(cube, path_out)
     facts["notes"].append(f"fringes taken off {counts['corrected']} of {corrected.size} spectra")
     if counts["not_fitted"]:

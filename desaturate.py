@@ -235,7 +235,7 @@ def desaturate_files(
     if len({cube.header.get("NEXPCUBE") for cube in cubes}) > 1:
         facts["warnings"].append("the cubes are made of different numbers of exposures (NEXPCUBE)")
     minimum = _minimum_groups(cubes[0].header) if minimum_groups is None else minimum_groups
-    reserve = sum(count < minimum for count in groups[1:])
+    reserve = last_resorts(cubes, minimum)
     names = ("SCI", "ERR", "DQ", "WMAP") if all(map(_has_coverage, cubes)) else ("SCI", "ERR", "DQ")
     # The file's own data stay as they are, in its byte order too, but for the voxels that are replaced.
     data = {name: [cube.hdul[name].data for cube in cubes] for name in names}
@@ -325,6 +325,12 @@ def _same_grid(first: Cube, cube: Cube) -> bool:
 
 def _minimum_groups(header: fits.Header) -> int:
     return 2 if header.get("INSTRUME") == "MIRI" and str(header.get("CHANNEL")) in _POOR_FIRST_GROUP else 1
+
+
+def last_resorts(cubes: Sequence[Cube], minimum: int | None = None) -> int:
+    """How many of the cubes, longest ramp first, have fewer groups than `minimum_groups` of `desaturate_files`."""
+    minimum = _minimum_groups(cubes[0].header) if minimum is None else minimum
+    return sum(_groups_of(cube) < minimum for cube in cubes[1:])
 
 
 def _compare(sci: Sequence[np.ndarray], err: Sequence[np.ndarray], dq: Sequence[np.ndarray], first: int) -> list[Onset]:

@@ -211,6 +211,23 @@ def test_desaturation_reduces_every_ramp_length_and_merges_them(made):
     assert len(made.outputs(some, "remove_groups")) == 2
 
 
+def test_fringes_of_ramps_that_saturate_are_found_with_the_help_of_all_shorter_ones(miri):
+    tasks = miri.plan([miri.expose()], desaturate=True, groups_to_use=(1, 2, 4), defringe_1d="both")
+    helpers = {}
+    for task in (task for task in tasks if task.step == "defringe_1d" and "ch1" in task.outputs[0].name):
+        first, *shorter = (path.parts[-4] for path in task.inputs)
+        helpers[first] = shorter
+        assert task.arguments.get("shorter_paths", []) == list(task.droppable) == list(task.inputs[1:])
+    assert helpers == {
+        miri.root.name: ["4_groups", "2_groups", "1_groups"],
+        "4_groups": ["2_groups", "1_groups"],
+        "2_groups": ["1_groups"],
+        "1_groups": [],
+    }
+    plain = miri.plan([miri.expose()], defringe_1d="both")
+    assert not any("shorter_paths" in task.arguments for task in plain)
+
+
 def test_ramp_desaturation_runs_every_stage_once(made):
     tasks = made.plan([made.expose()], desaturate="ramp")
     assert not made.outputs(tasks, "remove_groups")
