@@ -231,7 +231,7 @@ def random_ramps(draw):
     return sci, err, dq, draw(st.sampled_from([None, coverage]))
 
 
-relaxed = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+relaxed = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @relaxed
