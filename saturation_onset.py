@@ -1,7 +1,7 @@
 """Where a longer ramp begins to be partially saturated: its ratio to a shorter ramp against brightness, from the data.
 
 In: values and errors of the same voxels from a longer and from a shorter ramp of one exposure. Out: the brightness from
-which the longer one reads too low, and which share of the voxels does so at each brightness above.
+which the longer one reads too low, and at each brightness above how many sigma make a voxel one that does so.
 
 Below saturation the ratio is flat; where a ramp begins to saturate it falls, for good. Two ramps of one exposure share
 groups, and drizzled voxels share pixels, so the noise of their difference is not the sum of their errors (for a fit
@@ -20,8 +20,9 @@ and the distribution of the pixels' onsets were known.
     5, 3, 1             0.03 / 0.56  0.37 / 0.90   0.88 / 1.00  0.92 / 1.00   1.00 / 1.00  1.00 / 1.00
     5, 1                0.00 / 0.10  0.28 / 0.71   0.15 / 0.88  0.47 / 0.98   0.95 / 1.00  0.97 / 1.00
 
-A pixel that saturates holds 60 000 electrons (NIRSpec) or 200 000 (MIRI), S/N 240 and 450, a voxel of several more. Of
-the voxels that are not found, at S/N 80 about half (3-10 %) and nine of ten (1-3 %) are within 3 ERR of the truth.
+A pixel that saturates holds 58 000 electrons (NIRSpec, as simulated) or 200 000 (MIRI): S/N 240 and 450 by photons
+alone, and a voxel is of several. Of the voxels that are not found at S/N 80, nine of ten (1-3 %) are within 3 ERR of
+the truth, and a third to 0.6 (3-10 %); of those at S/N 270, from 5 and 1 groups, 0.15 and none.
 """
 
 from collections.abc import Callable
@@ -48,7 +49,7 @@ SIGMA = np.linspace(LIKELY, 6.0, 100)  # limits that may be chosen
 # deviation. Sound voxels beside saturated ones are many: they must not fall to their neighbours' share in the mean.
 LOW_WITH_NEIGHBOURS = 3.5
 LIKE_ITS_NEIGHBOURS = 0.9
-FALSE_ALARMS = 0.03  # expected among all voxels that are tested, where few are affected
+FALSE_ALARMS = 0.03  # expected among all voxels below the onset, and among those above
 ALIKE_BRIGHTNESS = 1.25  # factor
 # Voxels that have lost pixels have done so by saturation if they are this many times those that have gained some, or if
 # the latter are few.
