@@ -20,21 +20,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.ndimage import binary_dilation
 
 from command_line import ArgumentParser, run_command
 from cubes import Cube, read_cube
 from errors import FileFormatError, InputError
-from flat_files import SAME_BAND, IfuGrid, exposure_of, fringe_label, identity_of, regrid, write_flat
+from flat_files import SAME_BAND, IfuGrid, behind_rings, exposure_of, fringe_label, identity_of, regrid, write_flat
 from flat_merging import merge_flat_files
 from flat_solution import MINIMUM_DITHERS, construct_flat
 
 SPEED_OF_LIGHT = 299792.458  # km/s
-
-# Rings in front of the disc are no part of the scene: radii [km] (NASA planetary fact sheets), and how far the PSF
-# carries them [spaxels].
-RINGS_KM = {"SATURN": (66900.0, 140400.0), "URANUS": (37800.0, 51500.0)}
-_RING_MARGIN = 3
 
 # Share of the IFU that must see the planet, so that flat and limb can be told apart; below the second, a warning.
 _LEAST_COVERAGE, _GOOD_COVERAGE = 0.25, 0.7
@@ -263,16 +257,8 @@ def _arrays(cubes: list[Cube], grid: IfuGrid) -> dict[str, np.ndarray]:
     arrays["velocity"] = None
     if all("DOPPLER_BARY" in cube.hdul for cube in cubes):
         arrays["velocity"] = stack([(cube.hdul["DOPPLER_BARY"].data - 1) * SPEED_OF_LIGHT for cube in cubes])
-    arrays["excluded"] = stack([_behind_rings(cube) for cube in cubes])
+    arrays["excluded"] = stack([behind_rings(cube) for cube in cubes])
     return arrays
-
-
-def _behind_rings(cube: Cube) -> np.ndarray:
-    rings = RINGS_KM.get(str(cube.header.get("NAVTARG", "")).upper())
-    if rings is None or "DISTANCE_RINGS" not in cube.hdul:
-        return np.zeros(cube.shape[1:], bool)
-    distance = cube.hdul["DISTANCE_RINGS"].data
-    return binary_dilation((distance > rings[0]) & (distance < rings[1]), iterations=_RING_MARGIN)
 
 
 def _command(argv: Sequence[str] | None) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from command_line import ArgumentParser, run_command
 from cubes import DQ, Cube, read_cube, write_cube
 from errors import FileFormatError, InputError
 from files import written_whole
-from flat_files import SAME_BAND, Flat, IfuGrid, exposure_of, flat_path_of, fringe_label, read_flat
+from flat_files import SAME_BAND, Flat, IfuGrid, behind_rings, exposure_of, flat_path_of, fringe_label, read_flat
 
 STEP = "flat"
 _PLANES_AT_A_TIME = 16
@@ -214,7 +214,8 @@ def _own_share(flat: Flat, cube: Cube) -> np.ndarray | None:
     emission = cube.hdul["EMISSION"].data if "EMISSION" in cube.hdul else None
     if exposure_of(cube.header) not in flat.exposures or np.shape(emission) != cube.shape[1:]:
         return None
-    return np.where(emission <= flat.emission_cutoff, 1 / len(flat.exposures), 0.0)
+    used = (emission <= flat.emission_cutoff) & ~behind_rings(cube)
+    return np.where(used, 1 / len(flat.exposures), 0.0)
 
 
 def _divide(

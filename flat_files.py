@@ -17,11 +17,16 @@ from typing import Any
 
 import numpy as np
 from astropy.io import fits
+from scipy.ndimage import binary_dilation
 
 from cubes import Cube, celestial_wcs, read_fits, values_from, write_cube
 from errors import FileFormatError, InputError
 
 STEP = "flat"
+# Rings in front of the disc are no part of the scene: radii [km] (NASA planetary fact sheets), and how far the PSF
+# carries them [spaxels].
+RINGS_KM = {"SATURN": (66900.0, 140400.0), "URANUS": (37800.0, 51500.0)}
+_RING_MARGIN = 3
 _ANGLE_TOLERANCE = 1.0  # deg
 _LARGEST_REFERENCE = 1e5  # spaxels
 _PLACE_TOLERANCE = 0.2  # spaxels, over the whole field
@@ -186,6 +191,15 @@ def identity_of(header: fits.Header) -> dict[str, Any]:
 def exposure_of(header: fits.Header) -> str:
     """What tells a cube's exposure from others of its band: when it started."""
     return f"{header.get('DATE-OBS', '')}T{header.get('TIME-OBS', '')}"
+
+
+def behind_rings(cube: Cube) -> np.ndarray:
+    """Spaxels (y, x) that see the planet's rings, or light of them; of a cube that is not navigated, none."""
+    rings = RINGS_KM.get(str(cube.header.get("NAVTARG", "")).upper())
+    distance = cube.hdul["DISTANCE_RINGS"].data if "DISTANCE_RINGS" in cube.hdul else None
+    if rings is None or np.shape(distance) != cube.shape[1:]:
+        return np.zeros(cube.shape[1:], bool)
+    return binary_dilation((distance > rings[0]) & (distance < rings[1]), iterations=_RING_MARGIN)
 
 
 def write_flat(

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from construct_flat_field import RINGS_KM
 from cubes import Cube, read_cube, write_cube
+from flat_files import RINGS_KM
 from navigate import navigate_file
 from simulate.cubes import simulate_cube
 from simulate.kernels import write_kernels

@@ -2,6 +2,7 @@
 
 import hashlib
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from flat_field import apply_flat, flat_field_file
 from flat_files import (
     Flat,
     IfuGrid,
+    exposure_of,
     flat_name,
     flat_path_of,
     fringe_label,
@@ -137,6 +139,26 @@ def test_noise_of_a_dither_that_is_in_the_flat_counts_once(weight):
     for own_share, width in ((np.full((30, 30), 0.25), 1.0), (None, np.sqrt((4 - weight) / (4 + weight)))):
         corrected, its_error, _ = apply_flat(sci[0], err, dq, made, error, own_share)
         assert np.std((corrected - truth) / its_error) == pytest.approx(width, rel=0.03)
+
+
+def test_spaxels_that_the_flat_did_not_use_have_their_whole_error(cube_path, flat, tmp_path):
+    """Rings and the far limb take no part in the fit, so the noise of their dither is not in the flat."""
+    cube = read_cube(cube_path)
+    shape = cube.shape[1:]
+    columns = np.broadcast_to(np.arange(shape[1]), shape)
+    cube.header["NAVTARG"] = "SATURN"
+    cube.set_extension("EMISSION", np.where(columns < 5, 80.0, 30.0), "deg", "")
+    cube.set_extension("DISTANCE_RINGS", np.where(columns > shape[1] - 5, 100000.0, np.nan), "km", "")
+    write_cube(cube, tmp_path / "used_s3d.fits")
+    made = replace(flat, exposures=(exposure_of(cube.header), "b", "c", "d"), emission_cutoff=75.0)
+    write_flat(made, tmp_path / NAME, "Flat constructed", {})
+    flat_field_file(tmp_path / "used_s3d.fits", tmp_path / "out_s3d.fits", flat_path=tmp_path / NAME)
+    out, values = read_cube(tmp_path / "out_s3d.fits"), (flat.flat.astype(np.float32), flat.error.astype(np.float32))
+    margin = 3  # how far the rings' light is taken to reach
+    share = np.where((columns >= 5) & (columns < shape[1] - 4 - margin), 0.25, 0.0)
+    assert (share > 0).any()
+    _, expected, _ = plain_flat_field(cube.sci, cube.err, cube.dq, *values, share)
+    np.testing.assert_allclose(out.err[flat.corrected], expected[flat.corrected], rtol=1e-5)
 
 
 def test_file_is_divided_and_the_rest_survives(cube_path, flat, flat_path, tmp_path):
