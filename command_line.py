@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from threadpoolctl import threadpool_limits
+
 from errors import INTERRUPT_STATUS, InputError
 
 
@@ -31,12 +33,15 @@ def run_command(
 ) -> int:
     """Call `command(argv)` and return its exit status.
 
-    That is 2 after printing the message of an `InputError`, 130 after Ctrl-C.
+    It runs with one thread of BLAS and OpenMP, as tasks of a pipeline do: more of them round sums in another order, and
+    wait for one another on a busy machine. The status is 2 after printing the message of an `InputError`, 130 after
+    Ctrl-C.
 
     A command that returns facts instead of a status has them told: 'notes' on the output, 'warnings' as errors are.
     """
     try:
-        result = command(argv)
+        with threadpool_limits(1):
+            result = command(argv)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -139,7 +139,7 @@ class ProcessExecutor(Executor):
     Parameters
     ----------
     workers
-        Number of processes. Together their BLAS and OpenMP threads use no more than the cores there are.
+        Number of processes.
     memory
         Bytes they may need together; by default most of what is available now.
     """
@@ -147,7 +147,7 @@ class ProcessExecutor(Executor):
     def __init__(self, workers: int, memory: float | None = None) -> None:
         self.capacity = workers
         self.memory = memory_budget() if memory is None else memory
-        self._setup = ProcessSetup(threads=max(1, available_cores() // workers))
+        self._setup = ProcessSetup()
         self._idle: list[WorkerProcess] = []
         self._busy: dict[Future, tuple[WorkerProcess, Job]] = {}
         self._pids: set[int] = set()

@@ -22,6 +22,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
+from threadpoolctl import threadpool_limits
+
 from errors import InputError
 from pipeline.logs import task_log
 from pipeline.records import Signature, file_digest, file_signature, plain_fact
@@ -104,8 +106,8 @@ class Outcome:
     hashes: dict[Path, tuple[Signature, str]] = field(default_factory=dict)
 
 
-def run_job(job: Job, threads: int | None = None) -> Outcome:
-    """Run a job in this process, with all its output in its log file.
+def run_job(job: Job) -> Outcome:
+    """Run a job in this process, with all its output in its log file, and one thread of BLAS and OpenMP.
 
     Whatever is left of older outputs is removed first: what depends on the job must never take them for new ones.
 
@@ -113,8 +115,6 @@ def run_job(job: Job, threads: int | None = None) -> Outcome:
     ----------
     job
         What to run.
-    threads
-        How many threads BLAS and OpenMP may use; None leaves it to them.
 
     Returns
     -------
@@ -129,7 +129,7 @@ def run_job(job: Job, threads: int | None = None) -> Outcome:
         with task_log(job.log, append=job.attempt > 1) as log:
             try:
                 _write_header(log, job)
-                _perform(job, outcome, threads)
+                _perform(job, outcome)
                 log.write(f"done in {time.perf_counter() - start:.2f} s\n")
             except (Exception, SystemExit) as error:
                 outcome.error = one_line(error)
@@ -146,7 +146,7 @@ def run_job(job: Job, threads: int | None = None) -> Outcome:
     return outcome
 
 
-def _perform(job: Job, outcome: Outcome, threads: int | None) -> None:
+def _perform(job: Job, outcome: Outcome) -> None:
     for path in job.outputs:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
@@ -155,15 +155,13 @@ def _perform(job: Job, outcome: Outcome, threads: int | None) -> None:
         known = job.known.get(path)
         outcome.hashes[path] = known if known and known[0] == signature else (signature, file_digest(path))
     function = load_function(job.function)
-    if threads is not None:
-        # The environment holds for libraries loaded later, this for those that came with the function's module.
-        from threadpoolctl import threadpool_limits
-
-        threadpool_limits(threads)
     arguments = dict(job.arguments)
     if _takes_missing(function):
         arguments["missing"] = list(job.missing)
-    returned = function(**arguments)
+    # Another number of threads rounds sums in another order, and a voxel at a threshold falls on its other side: what
+    # comes out must not depend on where and beside what a job runs.
+    with threadpool_limits(1):
+        returned = function(**arguments)
     absent = [path.name for path in job.outputs if not path.is_file()]
     if absent:
         raise TaskError(f"{job.function} did not write {', '.join(absent)}")

@@ -43,8 +43,6 @@ class ProcessSetup:
 
     Parameters
     ----------
-    threads
-        How many threads BLAS and OpenMP may use.
     directory
         The working directory.
     search_path
@@ -53,7 +51,6 @@ class ProcessSetup:
         Variables to set, on top of those of the process that starts it.
     """
 
-    threads: int = 1
     directory: str = field(default_factory=os.getcwd)
     search_path: tuple[str, ...] = field(default_factory=lambda: tuple(sys.path))
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -78,7 +75,7 @@ class WorkerProcess:
     def submit(self, job: Job) -> Future:
         """Start a job. Raises BrokenProcessPool if the process died since the last one."""
         with nullcontext() if self.process else _spawning():
-            return self._pool.submit(run_job, job, self._setup.threads)
+            return self._pool.submit(run_job, job)
 
     def outcome(self, future: Future, job: Job) -> Outcome:
         """What became of a job that has ended; a lost one has taken this worker with it."""
@@ -163,9 +160,7 @@ def _start_worker(setup: ProcessSetup) -> None:
     os.chdir(setup.directory)
     os.environ.update(setup.environment)
     # Libraries read these as they are loaded, later.
-    for name in THREAD_VARIABLES:
-        value = os.environ.get(name, "")
-        os.environ[name] = str(min(int(value), setup.threads) if value.isdigit() else setup.threads)
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
     sys.path[:] = setup.search_path
     project = str(Path(__file__).resolve().parents[1])
     if project not in sys.path:

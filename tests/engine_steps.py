@@ -11,6 +11,9 @@ import warnings
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
+from threadpoolctl import threadpool_info
+
 from files import written_whole
 from pipeline import Plan, Task
 
@@ -101,6 +104,12 @@ def describe_process(path_out: Path) -> None:
     main = sys.modules["__main__"]
     content = [os.environ.get(name, "") for name in ("CRDS_PATH", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")]
     write(path_out, "\n".join([*content, os.getcwd(), str(os.getpid()), str(getattr(main, "__file__", None))]))
+
+
+def count_threads(path_out: Path) -> None:
+    """Write how many threads BLAS and OpenMP may use."""
+    np.linalg.inv(np.eye(2))
+    write(path_out, str(max(library["num_threads"] for library in threadpool_info())))
 
 
 def die_once(path_out: Path, marker: Path) -> None:

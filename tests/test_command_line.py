@@ -4,6 +4,7 @@ import os
 import signal
 
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from command_line import ArgumentParser, run_command
 from errors import OptionError
@@ -12,6 +13,15 @@ from errors import OptionError
 def test_a_status_goes_through_and_none_is_success():
     assert run_command(lambda argv: 3) == 3
     assert run_command(lambda argv: None) == 0
+
+
+def test_a_command_has_one_thread_and_leaves_the_setting_as_it_was():
+    def threads(argv=None):
+        return max(library["num_threads"] for library in threadpool_info())
+
+    with threadpool_limits(2):
+        assert run_command(threads) == 1
+        assert threads() == 2
 
 
 def test_bad_input_is_one_sentence_and_status_2(capsys):

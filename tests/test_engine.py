@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 from engine_steps import chain_plan, products
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from errors import InputError
 from pipeline import Plan, PlanError, RunLocked, Task, pending_tasks, run_plan
@@ -27,6 +28,16 @@ CHAIN_PRODUCT = "".join(f"photons of exposure {n}.txt;>exposure {n}.txt>exposure
 @pytest.fixture
 def root(tmp_path):
     return tmp_path / "Saturn's north pole \N{LATIN SMALL LETTER E WITH ACUTE}"
+
+
+@pytest.mark.parametrize("parallel", [False, 1])
+def test_tasks_have_one_thread_wherever_they_run(root, parallel):
+    """Of more, sums are rounded in another order: one run in a row and one side by side would differ."""
+    tasks = [single_task(root, "count_threads")]
+    with threadpool_limits(2):
+        assert run_quietly(Plan(root, tasks), parallel=parallel).exit_status == 0
+        assert max(library["num_threads"] for library in threadpool_info()) == 2
+    assert (root / "step/out.txt").read_text() == "1"
 
 
 def run_quietly(plan: Plan, **options):
