@@ -177,7 +177,7 @@ def defringe_1d_file(
     wavelength_ranges, dichroic_only, max_amplitude, clip_sigma, ignore_regions
         See `defringe_cube`.
     shorter_paths
-        Cubes of the same exposure from shorter ramps, longest first. Fringes are then searched in spectra whose
+        Cubes of the same exposure from shorter ramps. Fringes are then searched in spectra whose
         saturated voxels are from these: in what saturation leaves of a spectrum they are not found.
 
     Returns

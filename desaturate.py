@@ -230,13 +230,13 @@ def desaturate_files(
         raise OptionError(f"{min(wrong)!r} is no threshold of desaturation: they are {', '.join(names)}.")
     limits = Thresholds(**thresholds)
     facts: dict[str, Any] = {"notes": [], "warnings": []}
-    cubes = _sorted_cubes([read_cube(path) for path in paths_in])
+    cubes = sorted_ramps([read_cube(path) for path in paths_in])
     groups = [_groups_of(cube) for cube in cubes]
     if len({cube.header.get("NEXPCUBE") for cube in cubes}) > 1:
         facts["warnings"].append("the cubes are made of different numbers of exposures (NEXPCUBE)")
     minimum = _minimum_groups(cubes[0].header) if minimum_groups is None else minimum_groups
     reserve = last_resorts(cubes, minimum)
-    names = ("SCI", "ERR", "DQ", "WMAP") if all(map(_has_coverage, cubes)) else ("SCI", "ERR", "DQ")
+    names = ("SCI", "ERR", "DQ", "WMAP") if all(map(has_coverage, cubes)) else ("SCI", "ERR", "DQ")
     # The file's own data stay as they are, in its byte order too, but for the voxels that are replaced.
     data = {name: [cube.hdul[name].data for cube in cubes] for name in names}
     for name in set(names) - {"DQ"}:
@@ -283,8 +283,8 @@ def _groups_of(cube: Cube) -> int:
     return groups
 
 
-def _sorted_cubes(cubes: list[Cube]) -> list[Cube]:
-    """Longest ramp first; refuses cubes that do not belong together."""
+def sorted_ramps(cubes: list[Cube]) -> list[Cube]:
+    """Longest ramp first; `InputError` if the cubes are not ramps of one exposure and band, or fewer than two."""
     cubes = sorted(cubes, key=_groups_of, reverse=True)
     first = cubes[0]
     if len(cubes) < 2:
@@ -351,7 +351,8 @@ def _unequal(groups: Sequence[int], onsets: Sequence[Onset]) -> list[str]:
     ]
 
 
-def _has_coverage(cube: Cube) -> bool:
+def has_coverage(cube: Cube) -> bool:
+    """Whether WMAP says how many detector pixels each voxel is made of."""
     return "WMAP" in cube.hdul and cube.hdul["WMAP"].shape == cube.shape
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from cubes import Cube, read_cube
-from desaturate import desaturate_cubes, last_resorts
+from desaturate import desaturate_cubes, has_coverage, last_resorts, sorted_ramps
+from errors import InputError
 
 
 def whole_spectra(cube: Cube, shorter_paths: Sequence[str | Path]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -17,7 +18,7 @@ def whole_spectra(cube: Cube, shorter_paths: Sequence[str | Path]) -> tuple[np.n
     cube
         Of the longest ramp; it stays as it is.
     shorter_paths
-        Cubes of the same exposure and shape from shorter ramps, the longest first.
+        Cubes of the same exposure and band from shorter ramps.
 
     Returns
     -------
@@ -31,12 +32,13 @@ def whole_spectra(cube: Cube, shorter_paths: Sequence[str | Path]) -> tuple[np.n
     FileFormatError
         If a file is no cube.
     InputError
-        If the shapes differ.
+        If the cubes do not belong together, or one is of a longer ramp.
     """
-    cubes = [cube, *map(read_cube, shorter_paths)]
+    cubes = sorted_ramps([cube, *map(read_cube, shorter_paths)])
+    if cubes[0] is not cube:
+        raise InputError(f"{cubes[0].path} is of a longer ramp than {cube.path}: give shorter ones.")
     sci, err = ([ramp.hdul[name].data.astype(np.float32) for ramp in cubes] for name in ("SCI", "ERR"))
-    coverage = None
-    if all("WMAP" in ramp.hdul and ramp.hdul["WMAP"].shape == ramp.shape for ramp in cubes):
-        coverage = [ramp.hdul["WMAP"].data.astype(np.float32) for ramp in cubes]
+    known = all(map(has_coverage, cubes))
+    coverage = [ramp.hdul["WMAP"].data.astype(np.float32) for ramp in cubes] if known else None
     merged = desaturate_cubes(sci, err, [ramp.dq for ramp in cubes], coverage, reserve=last_resorts(cubes))
     return merged.pick(sci), merged.pick(err), merged.has_data
