@@ -34,8 +34,8 @@ def cube_steps(goods: Sequence[Path], kernels: Path) -> dict[str, Callable[[Path
         "navigate": lambda bad, out: navigate_file(bad, out, kernel_path=kernels),
         "navigate with a fit": lambda bad, out: navigate_file(bad, out, kernel_path=kernels, fit_pointing=True),
         "psf_correct": lambda bad, out: psf_correct_file(bad, out, kernel_path=kernels),
-        "desaturate": lambda bad, out: desaturate_files([bad, short_ramp(goods[0])], out),
-        "desaturate, the short one bad": lambda bad, out: desaturate_files([goods[0], bad], out),
+        "desaturate": lambda bad, out: desaturate_files([bad, other_ramp(goods[0], -2)], out),
+        "desaturate, the short one bad": lambda bad, out: desaturate_files([other_ramp(goods[0], 2), bad], out),
         "construct_flat_field": lambda bad, out: construct_flat_field_files([bad, *goods[1:]], out),
         "flat_field": lambda bad, out: flat_field_file(bad, out, flat_path=flat),
         "flat_field, combined": lambda bad, out: flat_field_combined_file(
@@ -51,6 +51,9 @@ def cube_steps(goods: Sequence[Path], kernels: Path) -> dict[str, Callable[[Path
         "compare": compare,
         "despike": despike_file,
         "defringe_1d": defringe_1d_file,
+        "defringe_1d, the short one bad": lambda bad, out: defringe_1d_file(
+            other_ramp(goods[0], 2), out, shared_lines=True, shorter_paths=[bad]
+        ),
         "plot": lambda bad, out: plot_file(bad, out.with_suffix(".png"), kernel_path=kernels, dpi=20),
         "animate": lambda bad, out: animate_files(
             [bad, goods[1]], out.with_suffix(".mp4"), kernel_path=kernels, dpi=40, wavelength_step=8
@@ -79,12 +82,12 @@ def good_flat(goods: Sequence[Path]) -> Path:
     return path
 
 
-def short_ramp(good: Path) -> Path:
-    """The same cube from a ramp with fewer groups."""
-    path = good.with_name("short_" + good.name)
+def other_ramp(good: Path, more: int) -> Path:
+    """The same cube from a ramp with so many more groups."""
+    path = good.with_name(f"{more:+}_groups_{good.name}")
     if not path.exists():
         with fits.open(good) as hdul:
-            hdul[0].header["NGROUPS"] -= 2
+            hdul[0].header["NGROUPS"] += more
             hdul.writeto(path)
     return path
 
@@ -186,7 +189,8 @@ def small_exposure(path: Path) -> Path:
 
 # Steps whose product is a version of another file than the bad one: of which of the good ones.
 SOURCES = {
-    **dict.fromkeys(("desaturate, the short one bad", "flat_field, the flat bad", "cosmic_rays, another bad"), 0),
+    **dict.fromkeys((f"{step}, the short one bad" for step in ("desaturate", "defringe_1d")), 0),
+    **dict.fromkeys(("flat_field, the flat bad", "cosmic_rays, another bad"), 0),
     "flat_field, a dither bad": 1,
 }
 
